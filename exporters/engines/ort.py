@@ -1,0 +1,103 @@
+"""ONNX Runtime on the CPU: the engine is the graph as ONNX Runtime optimised it for this host."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from exporters.base import Array, Exporter, FloatArray, TensorSpec, call_one
+from exporters.parity import Network
+from profiles.errors import DeviceError, MissingExtra, StageError
+from profiles.host import cpu_name, versions
+
+try:
+    import onnxruntime
+except ImportError as error:
+    raise MissingExtra("onnxruntime", "ort") from error
+
+PROVIDER = "CPUExecutionProvider"
+Level = onnxruntime.GraphOptimizationLevel
+NUMPY_TYPES = {
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(int64)": "int64",
+    "tensor(uint8)": "uint8",
+}
+
+
+class OrtSession:
+    """A loaded graph on the CPU provider and nothing else."""
+
+    def __init__(self, session: onnxruntime.InferenceSession) -> None:
+        if session.get_providers() != [PROVIDER]:
+            raise DeviceError(f"ONNX Runtime took {session.get_providers()}, not {PROVIDER}")
+        self._session = session
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        return tuple(
+            TensorSpec(
+                value.name,
+                NUMPY_TYPES[value.type],
+                tuple(d if isinstance(d, int) else None for d in value.shape),
+            )
+            for value in self._session.get_inputs()
+        )
+
+    def run(self, feed: Mapping[str, Array]) -> list[Array]:
+        return [np.asarray(output) for output in self._session.run(None, dict(feed))]
+
+
+class Ort(Exporter):
+    """ONNX Runtime, CPU provider, all optimisations done at build time."""
+
+    suffix: ClassVar[str] = ".onnx"
+
+    def build(self, model: Path, engine: Path) -> None:
+        options = _options(self.threads, optimise=True)
+        options.optimized_model_filepath = str(engine)
+        with _faults(StageError, f"ONNX Runtime cannot build {model.name}"):
+            onnxruntime.InferenceSession(str(model), options, providers=[PROVIDER])
+
+    def open(self, engine: Path) -> OrtSession:
+        # The file is optimised already; doing it again costs load time and triples the peak.
+        with _faults(DeviceError, f"ONNX Runtime cannot load {engine.name}"):
+            options = _options(self.threads, optimise=False)
+            session = onnxruntime.InferenceSession(str(engine), options, providers=[PROVIDER])
+        return OrtSession(session)
+
+    def environment(self) -> dict[str, str]:
+        return {**versions(("onnxruntime",)), "cpu": cpu_name()}
+
+
+def plain_network(model: bytes) -> Network:
+    """The reference for parity: a serialised model, run with every optimisation off."""
+    with _faults(StageError, "ONNX Runtime cannot load the model"):
+        session = OrtSession(
+            onnxruntime.InferenceSession(model, _options(1, optimise=False), providers=[PROVIDER])
+        )
+
+    def network(batch: FloatArray) -> FloatArray:
+        return call_one(session, batch)
+
+    return network
+
+
+def _options(threads: int, optimise: bool) -> onnxruntime.SessionOptions:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.graph_optimization_level = Level.ORT_ENABLE_ALL if optimise else Level.ORT_DISABLE_ALL
+    options.log_severity_level = 3  # errors only: it warns that ALL is for this host, as asked
+    return options
+
+
+@contextlib.contextmanager
+def _faults(kind: type[StageError] | type[DeviceError], what: str) -> Iterator[None]:
+    """ONNX Runtime's errors share no base class but Exception."""
+    try:
+        yield
+    except Exception as error:
+        raise kind(f"{what}: {error}") from error

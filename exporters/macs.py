@@ -1,0 +1,81 @@
+"""MACs and parameters of an ONNX graph: what ships, counted on what ships. 1 MAC = 2 FLOPs."""
+
+import math
+from dataclasses import dataclass
+
+import onnx
+
+from profiles.errors import StageError
+
+Shape = tuple[int, ...]
+
+FREE_OPS = frozenset(
+    """Add Sub Mul Div Pow Neg Abs Sqrt Exp Log Erf Reciprocal Clip Min Max Floor Ceil Round Sign
+    Relu LeakyRelu PRelu Elu Selu Celu Gelu Mish Sigmoid HardSigmoid HardSwish Swish Tanh Softplus
+    Softsign Softmax LogSoftmax BatchNormalization InstanceNormalization LayerNormalization
+    GroupNormalization RMSNormalization LRN LpNormalization
+    Cast Constant ConstantOfShape Identity Dropout Shape Size Range
+    Concat Split Slice Gather GatherElements GatherND Reshape Flatten Transpose Squeeze Unsqueeze
+    Expand Tile Pad Where Equal Greater Less GreaterOrEqual LessOrEqual And Or Not Mod CumSum
+    DepthToSpace SpaceToDepth Resize Upsample Trilu ScatterND ArgMax ArgMin TopK
+    AveragePool MaxPool GlobalAveragePool GlobalMaxPool LpPool
+    ReduceMean ReduceSum ReduceMax ReduceMin ReduceL2 ReduceProd Sum Mean""".split()
+)
+"""Ops counted as no MACs: element-wise work, pooling, movement of data."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """MACs of one sample, and the number of trained values."""
+
+    macs: int
+    parameters: int
+
+
+def count(model: onnx.ModelProto) -> Cost:
+    """Count Conv, ConvTranspose, Gemm and MatMul for a batch of one.
+
+    Raises StageError for a dimension that is not fixed (besides the batch) and for an op it
+    does not know: a figure the gate trusts must not be too low.
+    """
+    fixed = onnx.ModelProto()
+    fixed.CopyFrom(model)
+    for value in (*fixed.graph.input, *fixed.graph.output):
+        dims = value.type.tensor_type.shape.dim
+        if dims and dims[0].dim_param:
+            dims[0].dim_value = 1
+    del fixed.graph.value_info[:]
+    inferred = onnx.shape_inference.infer_shapes(fixed, strict_mode=True, data_prop=True).graph
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in inferred.initializer}
+    for value in (*inferred.input, *inferred.value_info, *inferred.output):
+        shapes[value.name] = tuple(
+            d.dim_value if d.HasField("dim_value") else -1 for d in value.type.tensor_type.shape.dim
+        )
+    batch = shapes[inferred.input[0].name][0]
+    macs = sum(_node_macs(node, shapes) for node in inferred.node)
+    floats = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
+    kept = [tensor for tensor in inferred.initializer if tensor.data_type in floats]
+    return Cost(macs // max(batch, 1), sum(math.prod(tensor.dims) for tensor in kept))
+
+
+def _node_macs(node: onnx.NodeProto, shapes: dict[str, Shape]) -> int:
+    if node.op_type in FREE_OPS and node.domain in ("", "ai.onnx"):
+        return 0
+    if node.op_type not in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
+        raise StageError(f"MACs of {node.domain or 'onnx'}.{node.op_type} ({node.name}) unknown")
+    first, weight, out = (_shape(name, node, shapes) for name in (*node.input[:2], node.output[0]))
+    if node.op_type == "Conv":
+        return math.prod(out) * math.prod(weight[1:])
+    if node.op_type == "ConvTranspose":
+        return math.prod(first) * math.prod(weight[1:])
+    if node.op_type == "Gemm":
+        transposed = any(a.name == "transA" and a.i for a in node.attribute)
+        return math.prod(out) * first[0 if transposed else 1]
+    return math.prod(out) * first[-1]
+
+
+def _shape(name: str, node: onnx.NodeProto, shapes: dict[str, Shape]) -> Shape:
+    shape = shapes.get(name, (-1,))
+    if any(dim < 0 for dim in shape):
+        raise StageError(f"{node.op_type} ({node.name}) has a shape that is not fixed")
+    return shape

@@ -1,0 +1,148 @@
+"""torch -> ONNX, by whichever of torch's exporters gives the same network."""
+
+import contextlib
+import logging
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import onnx
+import torch
+from torch import nn
+
+from exporters.base import FloatArray
+from exporters.engines.ort import plain_network
+from exporters.parity import Network, Parity, compare, require
+from profiles.errors import StageError
+
+Method = Literal["dynamo", "torchscript"]
+
+INPUT, OUTPUT = "input", "output"
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A checked ONNX model, how it came to be, and how near it is to the torch network."""
+
+    model: onnx.ModelProto
+    method: Method
+    parity: Parity
+    refused: tuple[str, ...]
+    """What the exporters tried before had against the network."""
+
+
+def to_onnx(
+    network: nn.Module, feeds: Sequence[FloatArray], opset: int, dynamic_batch: bool
+) -> Exported:
+    """Export `network` in eval mode; torch.export first, TorchScript when that fails or differs.
+
+    `feeds` are the inputs on which torch and ONNX must agree; the first gives the shape.
+    Raises StageError with every exporter's reason when none gives the same network.
+    """
+    network = network.eval()
+    reference = torch_network(network)
+    exporters: dict[Method, Callable[[nn.Module, torch.Tensor, int, bool], bytes]] = {
+        "dynamo": _dynamo,
+        "torchscript": _torchscript,
+    }
+    refused: list[str] = []
+    for method, exporter in exporters.items():
+        try:
+            raw = exporter(network, torch.from_numpy(feeds[0]), opset, dynamic_batch)
+            model = cleaned(onnx.ModelProto.FromString(raw))
+            onnx.checker.check_model(model, full_check=True)
+            found = {o.version for o in model.opset_import if o.domain in ("", "ai.onnx")}
+            if found != {opset}:
+                raise StageError(f"gave opset {found}, asked for {opset}")
+            parity = compare(reference, plain_network(model.SerializeToString()), feeds)
+            require(f"export by {method}", parity)
+        except Exception as error:  # torch's exporters raise errors of many unrelated classes
+            first = str(error).strip().splitlines() or [type(error).__name__]
+            refused.append(f"{method}: {first[0]}")
+            continue
+        return Exported(model, method, parity, tuple(refused))
+    raise StageError("no exporter gives the same network\n  " + "\n  ".join(refused))
+
+
+def torch_network(network: nn.Module) -> Network:
+    """`network` as a function of arrays, without gradients, on its own device."""
+    device = next(network.parameters()).device
+
+    def run(batch: FloatArray) -> FloatArray:
+        with torch.no_grad():
+            output = network(torch.from_numpy(batch).to(device))
+        return np.asarray(output.cpu().numpy(), np.float32)
+
+    return run
+
+
+def cleaned(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The same model without what differs from run to run: traces, paths, descriptions."""
+    del model.metadata_props[:]
+    model.doc_string = ""
+    graph = model.graph
+    graph.name = "network"
+    graph.doc_string = ""
+    del graph.metadata_props[:]
+    values = (*graph.input, *graph.output, *graph.value_info)
+    for item in (*graph.node, *values, *graph.initializer):
+        item.doc_string = ""
+        del item.metadata_props[:]
+    return model
+
+
+def _dynamo(network: nn.Module, example: torch.Tensor, opset: int, dynamic_batch: bool) -> bytes:
+    # torch.export takes a dimension of 1 for a constant, so a free batch is shown as 2.
+    args = (torch.cat([example, example]) if dynamic_batch else example,)
+    shapes = ({0: torch.export.Dim("batch", min=1, max=1024)},) if dynamic_batch else None
+    with _quiet():
+        program = torch.onnx.export(
+            network,
+            args,
+            dynamo=True,
+            opset_version=opset,
+            external_data=False,
+            dynamic_shapes=shapes,
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            verbose=False,
+        )
+    if program is None:
+        raise StageError("torch.onnx.export gave nothing")
+    raw: bytes = program.model_proto.SerializeToString()
+    return raw
+
+
+def _torchscript(
+    network: nn.Module, example: torch.Tensor, opset: int, dynamic_batch: bool
+) -> bytes:
+    with _quiet(), tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        torch.onnx.export(
+            network,
+            (example,),
+            path,
+            dynamo=False,
+            opset_version=opset,
+            dynamic_axes={INPUT: {0: "batch"}, OUTPUT: {0: "batch"}} if dynamic_batch else None,
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+        )
+        return path.read_bytes()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporters warn of their own internals, which no user can mend."""
+    before = logging.root.manager.disable
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logging.disable(logging.WARNING)
+        try:
+            yield
+        finally:
+            logging.disable(before)

@@ -1,0 +1,263 @@
+"""The command line: a verb is a function; what a verb needs is imported inside it."""
+
+import json
+import logging
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from profiles.errors import ConfigError, SlimgateError
+
+if TYPE_CHECKING:
+    from pipeline.artifact import Checkpoint
+    from pipeline.bundle import Judged
+    from pipeline.flow import Flow
+    from pipeline.store import Runner, Store
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Prune a trained vision network, build its edge engine, and release it only if it "
+    "meets the device's budget.\n\nExit codes: 0 pass, 1 the gate said no, 2 usage or "
+    "configuration, 3 something is not installed, 4 device unreachable, 5 a stage failed, "
+    "6 inconclusive evidence, 7 integrity or security refusal, 130 SIGINT, 143 SIGTERM.",
+)
+
+RecipePath = Annotated[Path, typer.Argument(help="The recipe, a .toml file.")]
+BundlePath = Annotated[Path, typer.Argument(help="A bundle's folder.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+CacheDir = Annotated[
+    Path | None, typer.Option("--cache", help="The store; $SLIMGATE_CACHE or the user's cache.")
+]
+OutDir = Annotated[Path, typer.Option("--out", help="Where the result goes.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks of every error.")]
+
+
+class Stopped(BaseException):
+    """SIGINT or SIGTERM, raised so that every `finally` on the way out runs."""
+
+
+@app.callback()
+def options(debug: Debug = False) -> None:
+    """Options of every command."""
+    if debug:
+        os.environ["SLIMGATE_DEBUG"] = "1"
+
+
+@app.command()
+def demo(
+    out: OutDir = Path("slimgate-demo"), cache: CacheDir = None, as_json: Json = False
+) -> None:
+    """Train a small network on real digits, then run the whole flow on it."""
+    from pipeline.demo import write_demo
+
+    store = _store(cache)
+    recipe = write_demo(out, store)
+    _release(recipe, out / "bundle", store, as_json)
+
+
+@app.command()
+def run(
+    recipe: RecipePath,
+    out: Annotated[Path | None, typer.Option("--out", help="The bundle's folder.")] = None,
+    cache: CacheDir = None,
+    as_json: Json = False,
+) -> None:
+    """Run a recipe from the trained network to a judged bundle."""
+    _release(recipe, out or recipe.with_suffix(".bundle"), _store(cache), as_json)
+
+
+@app.command()
+def plan(recipe: RecipePath, cache: CacheDir = None, as_json: Json = False) -> None:
+    """Show what a run would do, and what is in the store already."""
+    from pipeline.store import Plan
+
+    planned = Plan(_store(cache))
+    flow = _flow(recipe, planned)
+    flow.built_dense()
+    flow.built()
+    if as_json:
+        rows = [{"name": r.name, "key": r.key, "cached": r.cached} for r in planned.rows]
+        _print(json.dumps({"schema_version": 1, "stages": rows}, indent=1))
+        return
+    for row in planned.rows:
+        _print(f"{'cached' if row.cached else 'to run':8}{row.name:16}{row.key[:16]}")
+    _print("always  measure, judge, bundle")
+
+
+@app.command()
+def prune(recipe: RecipePath, out: OutDir, cache: CacheDir = None) -> None:
+    """Prune and repair; write plan.json and model.safetensors to --out."""
+    _checkpoint(recipe, out, cache, lambda flow: flow.recovered())
+
+
+@app.command()
+def finetune(recipe: RecipePath, out: OutDir, cache: CacheDir = None) -> None:
+    """Prune, repair and fine-tune; write plan.json and model.safetensors to --out."""
+    _checkpoint(recipe, out, cache, lambda flow: flow.finetuned())
+
+
+@app.command()
+def export(recipe: RecipePath, out: OutDir, cache: CacheDir = None) -> None:
+    """Everything up to the simplified ONNX model; write it to --out."""
+    model = _flow(recipe, _store(cache)).exported()
+    _copy({"model.onnx": model.model, "export.json": model.folder / "export.json"}, out)
+
+
+@app.command()
+def build(recipe: RecipePath, out: OutDir, cache: CacheDir = None) -> None:
+    """Everything up to the engine; write it to --out."""
+    engine = _flow(recipe, _store(cache)).built()
+    _copy({engine.path.name: engine.path}, out)
+
+
+@app.command()
+def measure(bundle: BundlePath, as_json: Json = False) -> None:
+    """Measure a bundle's engines on this machine again, and judge. Needs no torch."""
+    from pipeline.measure import Measure
+    from pipeline.remeasure import remeasure
+
+    _verdict(remeasure(bundle, Measure()), bundle, as_json, None)
+
+
+@app.command()
+def gate(bundle: BundlePath, as_json: Json = False) -> None:
+    """Judge a bundle anew from its raw samples. Needs no torch and no runtime."""
+    from pipeline.bundle import judge_bundle
+
+    _verdict(judge_bundle(bundle), bundle, as_json, None)
+
+
+@app.command("list")
+def list_() -> None:
+    """Name the criteria, allocators, recoveries, engines and devices."""
+    from profiles.device import device_names
+    from profiles.plugins import plugin_names
+
+    for kind in ("pipeline.criteria", "pipeline.allocators", "pipeline.recoveries"):
+        _print(f"{kind.partition('.')[2] + ':':12} {', '.join(plugin_names(kind))}")
+    _print(f"{'engines:':12} {', '.join(plugin_names('exporters.engines'))}")
+    _print(f"{'devices:':12} {', '.join(device_names())}")
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Show what is installed and really runs on this machine."""
+    from pipeline.doctor import examine
+
+    findings = examine()
+    if as_json:
+        rows = [
+            {"name": f.name, "ok": f.ok, "needed": f.needed, "found": f.found} for f in findings
+        ]
+        _print(json.dumps({"schema_version": 1, "findings": rows}, indent=1))
+    else:
+        for finding in findings:
+            mark = "ok" if finding.ok else "MISSING" if finding.needed else "absent"
+            _print(f"{mark:8}{finding.name:18}{finding.found}")
+    if any(finding.needed and not finding.ok for finding in findings):
+        raise typer.Exit(3)
+
+
+@app.command()
+def init(
+    path: Annotated[Path, typer.Argument(help="The recipe to write.")] = Path("recipe.toml"),
+) -> None:
+    """Write a commented recipe to start from."""
+    from importlib import resources
+
+    text = (resources.files("pipeline") / "example" / "template.toml").read_text()
+    try:
+        with path.open("x") as file:
+            file.write(text)
+    except OSError as error:
+        raise ConfigError(f"{path}: not written ({error.strerror})") from error
+    _print(f"wrote {path}; edit it, then: slimgate run {path}")
+
+
+def main() -> None:
+    """The console script: every SlimgateError becomes one message and its exit code."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("slimgate").setLevel(logging.INFO)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
+    try:
+        app()
+    except SlimgateError as error:
+        if os.environ.get("SLIMGATE_DEBUG"):
+            raise
+        print(f"slimgate: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except Stopped as stopped:
+        print("slimgate: stopped; finished stages are kept", file=sys.stderr)
+        sys.exit(128 + stopped.args[0])
+
+
+def _stop(number: int, _: FrameType | None) -> None:
+    raise Stopped(number)
+
+
+def _store(cache: Path | None) -> "Store":
+    from pipeline.store import Store, default_root
+
+    return Store(cache or default_root())
+
+
+def _flow(recipe: Path, runner: "Runner") -> "Flow":
+    from pipeline.flow import load_flow
+    from pipeline.recipe import read_recipe
+
+    return load_flow(*read_recipe(recipe), recipe.parent, runner)
+
+
+def _release(recipe: Path, out: Path, store: "Store", as_json: bool) -> None:
+    from pipeline.flow import release
+
+    found = release(_flow(recipe, store), store, out)
+    _verdict(found, out, as_json, store)
+
+
+def _verdict(found: "Judged", bundle: Path, as_json: bool, store: "Store | None") -> None:
+    """Print the verdict and leave with its exit code."""
+    from pipeline.bundle import verdict_json
+    from pipeline.report import text
+    from profiles.gate import EXIT_CODES
+
+    if as_json:
+        _print(verdict_json(found, store.records if store else [], bundle))
+    else:
+        _print(f"{text(found)}\nbundle: {bundle}")
+    raise typer.Exit(EXIT_CODES[found.verdict.status])
+
+
+def _checkpoint(
+    recipe: Path, out: Path, cache: Path | None, step: "Callable[[Flow], Checkpoint]"
+) -> None:
+    checkpoint = step(_flow(recipe, _store(cache)))
+    assert checkpoint.weights is not None
+    assert checkpoint.plan is not None
+    _copy({"model.safetensors": checkpoint.weights, "plan.json": checkpoint.plan}, out)
+
+
+def _copy(files: dict[str, Path], out: Path) -> None:
+    from pipeline.store import disk_faults
+
+    with disk_faults(out):
+        out.mkdir(parents=True, exist_ok=True)
+        for name, path in files.items():
+            fresh = out / f".{name}.new"
+            shutil.copyfile(path, fresh)
+            fresh.replace(out / name)
+            _print(str(out / name))
+
+
+def _print(text: str) -> None:
+    print(text)

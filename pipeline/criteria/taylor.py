@@ -1,0 +1,15 @@
+"""First-order Taylor expansion of the loss."""
+
+from pipeline.criteria import Criterion
+from pipeline.stats import Float64, LayerStats
+
+
+class Taylor(Criterion):
+    """Mean over samples of abs(sum of dL/du * u), u the pre-activation.
+
+    The loss's first-order change when the channel is set to zero, sample by sample
+    (Molchanov et al., arXiv 1611.06440, with the absolute value a sample).
+    """
+
+    def score(self, layer: LayerStats) -> Float64:
+        return layer.taylor

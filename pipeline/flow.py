@@ -1,0 +1,131 @@
+"""The whole flow, one screen:
+
+task -> prune -> recover -> finetune -> export, simplify -> build -> measure -> judge -> bundle
+"""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.artifact import Checkpoint, Engine, OnnxModel
+from pipeline.bundle import Judged, Terms, judged, write_bundle
+from pipeline.data import Preprocessing
+from pipeline.digest import file_digest
+from pipeline.measure import EnginePair, score_engine, time_engines, weigh_engine
+from pipeline.recipe import Recipe
+from pipeline.report import markdown
+from pipeline.stages.build import Build
+from pipeline.stages.prune import PruneReport
+from pipeline.store import Runner, Store
+from profiles.device import DeviceProfile
+from profiles.host import this_host
+from profiles.measurement import EngineEvidence, Measurement
+from profiles.spec import read_spec
+
+log = logging.getLogger("slimgate")
+
+RUNTIMES = ("numpy", "onnx", "onnxruntime", "onnxsim", "torch", "torch-pruning", "torchvision")
+
+
+@dataclass(frozen=True)
+class Flow:
+    """One recipe on one device. Each step asks the runner for the step before it."""
+
+    recipe: Recipe
+    device: DeviceProfile
+    dense: Checkpoint
+    runner: Runner
+
+    def pruned(self) -> Checkpoint:
+        return self.runner.run("prune", self.recipe.prune, self.dense)
+
+    def recovered(self) -> Checkpoint:
+        pruned, recover = self.pruned(), self.recipe.recover
+        return self.runner.run("recover", recover, pruned) if recover else pruned
+
+    def finetuned(self) -> Checkpoint:
+        recovered, finetune = self.recovered(), self.recipe.finetune
+        return self.runner.run("finetune", finetune, recovered) if finetune else recovered
+
+    def exported(self) -> OnnxModel:
+        return self.runner.run("export", self.recipe.export, self.finetuned())
+
+    def exported_dense(self) -> OnnxModel:
+        return self.runner.run("export dense", self.recipe.export, self.dense)
+
+    def built(self) -> Engine:
+        return self.runner.run("build", self._build(), self.exported())
+
+    def built_dense(self) -> Engine:
+        return self.runner.run("build dense", self._build(), self.exported_dense())
+
+    def _build(self) -> Build:
+        return Build(engine=self.device.engine, threads=self.device.threads)
+
+
+def load_flow(recipe: Recipe, device: DeviceProfile, base: Path, runner: Runner) -> Flow:
+    """The flow of a recipe whose paths are relative to `base`; loads data, builds nothing."""
+    task = recipe.task.load(base)
+    weights = base / recipe.task.weights if recipe.task.weights else None
+    dense = Checkpoint(recipe.task.digest(base), task, weights, None)
+    return Flow(recipe, device, dense, runner)
+
+
+def measure(flow: Flow, dense: Engine, shipped: Engine) -> Measurement:
+    """Evidence on both engines, gathered now: never from the store."""
+    settings, device = flow.recipe.measure, flow.device
+    log.info("measure: accuracy on %d samples ...", len(flow.dense.task.validation))
+
+    def evidence(engine: Engine) -> EngineEvidence:
+        report = engine.source.report()
+        return EngineEvidence(
+            sha256=file_digest(engine.path),
+            size_bytes=engine.path.stat().st_size,
+            macs=report.macs,
+            parameters=report.parameters,
+            scores=score_engine(engine.path, device, flow.dense.task),
+            memory=weigh_engine(engine.path, device, settings),
+        )
+
+    before, after = evidence(dense), evidence(shipped)
+    log.info("measure: latency in %d processes ...", settings.processes)
+    return Measurement(
+        device=flow.recipe.target.device,
+        host=this_host(RUNTIMES),
+        threads=device.threads,
+        dense=before,
+        shipped=after,
+        latency=time_engines(EnginePair(dense.path, shipped.path), device, settings),
+    )
+
+
+def release(flow: Flow, store: Store, out: Path) -> Judged:
+    """Run everything, judge, and write the bundle to `out`, whatever the verdict."""
+    dense, shipped = flow.built_dense(), flow.built()
+    measurement = measure(flow, dense, shipped)
+    terms = Terms(
+        device_name=flow.recipe.target.device,
+        device=flow.device,
+        budget=flow.recipe.target.budget,
+        engine=shipped.path.name,
+        dense=f"dense{dense.path.suffix}",
+    )
+    found = judged(terms, measurement, file_digest(shipped.path))
+    pruned = flow.pruned()
+    assert pruned.plan is not None
+    report = read_spec(pruned.plan.with_name("prune.json"), PruneReport)
+    widths = {name: (group.units, group.kept) for name, group in report.groups.items()}
+    exported = shipped.source.report()
+    preprocessing = flow.dense.task.preprocessing
+    texts = {"recipe.json": flow.recipe, "export.json": exported, "prune.json": report}
+    if isinstance(preprocessing, Preprocessing):
+        texts["preprocess.json"] = preprocessing
+    files = {
+        terms.engine: shipped.path,
+        terms.dense: dense.path,
+        "model.onnx": shipped.source.model,
+        "plan.json": pruned.plan,
+    }
+    page = markdown(found, widths, exported, store.records)
+    write_bundle(out, files, texts, found, page)
+    return found

@@ -1,0 +1,36 @@
+"""A recipe's choice of a plugin: its name, or a table with the name and the plugin's own fields."""
+
+from typing import TypeVar
+
+from pydantic import BeforeValidator, PlainSerializer, ValidationError
+
+from profiles.errors import ConfigError
+from profiles.plugins import plugin
+from profiles.spec import Spec, explain
+
+S = TypeVar("S", bound=Spec)
+
+
+def choice(package: str, base: type[S]) -> tuple[BeforeValidator, PlainSerializer]:
+    """Annotations for a field of type `base`: `"NAME"` or `{name = "NAME", field = value}`."""
+
+    def parse(value: object) -> object:
+        if isinstance(value, base):
+            return value
+        options = {"name": value} if isinstance(value, str) else value
+        if not isinstance(options, dict) or not isinstance(options.get("name"), str):
+            raise ValueError("give a name, or a table with a name")
+        fields = {key: field for key, field in options.items() if key != "name"}
+        try:
+            kind = plugin(package, options["name"], base)
+            return kind.model_validate(fields)
+        except ValidationError as error:
+            raise ValueError(explain(error, kind, options["name"])) from error
+        except ConfigError as error:
+            raise ValueError(str(error)) from error
+
+    def dump(value: S) -> dict[str, object]:
+        name = type(value).__module__.rpartition(".")[2]
+        return {"name": name, **value.model_dump(mode="json")}
+
+    return BeforeValidator(parse), PlainSerializer(dump)

@@ -1,0 +1,29 @@
+"""Measure a bundle's engines again, on this machine, with nothing but their runtime."""
+
+from pathlib import Path
+
+from pipeline.bundle import Judged, judge_bundle, judged
+from pipeline.digest import file_digest
+from pipeline.measure import EnginePair, Measure, time_engines, weigh_engine
+from profiles.host import this_host
+
+
+def remeasure(bundle: Path, settings: Measure) -> Judged:
+    """Time and memory measured anew; the scores stay, bound to the engine by its digest.
+
+    The engines are run only after the bundle was found to be as its manifest says.
+    """
+    before = judge_bundle(bundle)
+    terms, old = before.terms, before.measurement
+    engines = EnginePair(bundle / terms.dense, bundle / terms.engine)
+    dense_memory = weigh_engine(engines.dense, terms.device, settings)
+    shipped_memory = weigh_engine(engines.shipped, terms.device, settings)
+    measurement = old.model_copy(
+        update={
+            "host": this_host(("numpy", "onnxruntime")),
+            "dense": old.dense.model_copy(update={"memory": dense_memory}),
+            "shipped": old.shipped.model_copy(update={"memory": shipped_memory}),
+            "latency": time_engines(engines, terms.device, settings),
+        }
+    )
+    return judged(terms, measurement, file_digest(engines.shipped))

@@ -1,0 +1,125 @@
+"""The verdict as people read it: a table on the terminal, and a page of Markdown."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+from pipeline.artifact import ExportReport
+from pipeline.bundle import Judged
+from pipeline.store import StageRecord
+
+ROWS = {
+    "top1": ("top-1", "{:.4f}", 1.0),
+    "macs": ("MMACs (1 MAC = 2 FLOPs)", "{:.3f}", 1e-6),
+    "flops": ("MFLOPs", "{:.3f}", 1e-6),
+    "parameters": ("parameters", "{:.0f}", 1.0),
+    "engine_size_mib": ("engine, MiB", "{:.3f}", 1.0),
+    "latency_p50_ms": ("p50 wall, ms", "{:.3f}", 1.0),
+    "latency_p95_ms": ("p95 wall, ms", "{:.3f}", 1.0),
+    "cpu_p50_ms": ("p50 CPU, ms", "{:.3f}", 1.0),
+    "peak_memory_mib": ("peak memory, MiB", "{:.2f}", 1.0),
+    "steady_memory_mib": ("steady memory, MiB", "{:.2f}", 1.0),
+}
+
+
+def comparison(found: Judged) -> list[tuple[str, str, str, str]]:
+    """Rows of name, dense, shipped, shipped / dense."""
+    dense, shipped = found.dense(), found.shipped()
+    rows = []
+    for key, (name, form, scale) in ROWS.items():
+        before, after = dense[key], shipped[key]
+        ratio = f"{after / before:.3f}" if before and math.isfinite(after / before) else "-"
+        rows.append((name, form.format(before * scale), form.format(after * scale), ratio))
+    return rows
+
+
+def check_lines(found: Judged) -> list[tuple[str, str, str, str, str]]:
+    """Rows of name, measured with its interval, limit, status, reason."""
+    return [
+        (
+            check.name,
+            f"{check.measured:.6g} [{check.lower:.6g}, {check.upper:.6g}]",
+            f"<= {check.limit:.6g}",
+            check.status,
+            check.reason,
+        )
+        for check in found.verdict.checks
+    ]
+
+
+def text(found: Judged) -> str:
+    """What a run prints: the comparison, one line a check, the verdict."""
+    head = ("", "dense", "shipped", "ratio")
+    checks = ("check", "measured [bounds]", "limit", "status", "")
+    return "\n".join(
+        [
+            _aligned([head, *comparison(found)]),
+            "",
+            _aligned([checks, *check_lines(found)]),
+            "",
+            f"verdict: {found.verdict.status.upper()}",
+        ]
+    )
+
+
+def markdown(
+    found: Judged,
+    widths: Mapping[str, tuple[int, int]],
+    exported: ExportReport,
+    stages: Sequence[StageRecord],
+) -> str:
+    """One page: verdict, budget, comparison, layers, provenance.
+
+    `widths` are units before and after, by group.
+    """
+    host, measurement = found.measurement.host, found.measurement
+    sections = [
+        f"# {found.verdict.status.upper()}: {found.terms.device_name}",
+        f"{found.terms.device.description}. Engine `{found.terms.engine}`, "
+        f"sha256 `{measurement.shipped.sha256}`.",
+        "## Budget\n\n"
+        "Bounds are one-sided at 95 %. Latencies in ms are wall time, latency ratios CPU time.\n\n"
+        + _table(("check", "measured [bounds]", "limit", "status", "reason"), check_lines(found)),
+        "## Dense and shipped\n\n"
+        + _table(("figure", "dense", "shipped", "ratio"), comparison(found))
+        + f"\n\nMeasured on {host.cpu} ({host.machine}, {host.system}), "
+        f"{measurement.threads} thread(s), {len(measurement.latency)} processes, "
+        f"{len(measurement.shipped.scores)} validation samples. Peak memory is what loading "
+        "and running adds to a process that has only imported the runtime "
+        f"({measurement.shipped.memory[0].method}).",
+        "## Channels\n\n"
+        + _table(
+            ("group", "before", "after"),
+            [(name, str(before), str(after)) for name, (before, after) in widths.items()],
+        ),
+        "## Export\n\n"
+        f"By {exported.method}, opset {exported.opset}, {exported.nodes_exported} nodes, "
+        f"{exported.nodes} after simplifying; largest relative difference to torch "
+        f"{exported.export_error:.1e}, by simplifying {exported.simplify_error:.1e}."
+        + "".join(f"\n\nRefused: {_cell(reason)}." for reason in exported.refused),
+        "## Stages\n\n"
+        + _table(
+            ("stage", "key", "cached", "seconds"),
+            [(s.name, s.key[:12], str(s.cached).lower(), f"{s.seconds:.1f}") for s in stages],
+        ),
+        "Versions: " + ", ".join(f"{n} {v}" for n, v in sorted(host.versions.items())) + ".",
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Columns padded to their widest cell; the last one is not padded."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    )
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines)
+
+
+def _cell(text: str) -> str:
+    """A name from a user's network or device must not break the table."""
+    return text.replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")

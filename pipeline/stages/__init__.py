@@ -1,0 +1,1 @@
+"""The stages that make results worth keeping, one a file."""

@@ -1,0 +1,76 @@
+"""torch -> ONNX -> leaner ONNX, each step held to the one before on the same inputs."""
+
+import logging
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import onnx
+from pydantic import Field
+
+from exporters.macs import count
+from exporters.parity import feeds_of
+from exporters.simplify import simplify
+from exporters.to_onnx import to_onnx
+from pipeline.artifact import Checkpoint, ExportReport, OnnxModel
+from pipeline.data import FloatArray, balanced_indices, batches
+from pipeline.stage import Stage
+from pipeline.store import write_json
+from pipeline.task import Task
+
+log = logging.getLogger("slimgate")
+
+REAL_INPUTS = 8
+RANDOM_INPUTS = 8
+
+
+class Export(Stage[Checkpoint, OnnxModel]):
+    """Export, check and simplify."""
+
+    LIBRARIES: ClassVar[tuple[str, ...]] = ("torch", "onnx", "onnxscript", "onnxsim", "onnxruntime")
+
+    opset: int = Field(default=20, ge=13)
+    dynamic_batch: bool = False
+
+    def run(self, source: Checkpoint, out: Path, scratch: Path) -> None:
+        inputs = parity_inputs(source.task)
+        np.save(out / "feeds.npy", inputs)
+        feeds = feeds_of(inputs, self.dynamic_batch)
+        exported = to_onnx(source.network(), feeds, self.opset, self.dynamic_batch)
+        for reason in exported.refused:
+            log.warning("  %s; exported by %s instead", reason, exported.method)
+        model, simplified = simplify(exported.model, feeds)
+        onnx.save(model, out / "model.onnx")
+        cost = count(model)
+        report = ExportReport(
+            method=exported.method,
+            refused=exported.refused,
+            opset=self.opset,
+            nodes_exported=len(exported.model.graph.node),
+            nodes=len(model.graph.node),
+            export_error=exported.parity.error,
+            simplify_error=simplified.error,
+            macs=cost.macs,
+            parameters=cost.parameters,
+        )
+        write_json(out / "export.json", report)
+        log.info(
+            "  by %s, %d nodes, %.2f MMACs (%.2f MFLOPs), largest relative difference %.1e",
+            *(report.method, report.nodes, cost.macs / 1e6, 2 * cost.macs / 1e6),
+            max(report.export_error, report.simplify_error),
+        )
+
+    def load(self, source: Checkpoint, out: Path, key: str) -> OnnxModel:
+        return OnnxModel(key, out)
+
+
+def parity_inputs(task: Task) -> FloatArray:
+    """Real, random and edge inputs [n, ...] on which every later form must agree."""
+    real, _ = next(batches(task.train, balanced_indices(task.train, REAL_INPUTS, 0), REAL_INPUTS))
+    generator = np.random.default_rng(0)
+    shape = real.shape[1:]
+    random = generator.standard_normal((RANDOM_INPUTS, *shape), np.float32)
+    spike = np.zeros(shape, np.float32)
+    spike.flat[spike.size // 2] = 1
+    edges = [np.zeros(shape), np.full(shape, real.max()), np.full(shape, real.min()), spike]
+    return np.concatenate([real, random, np.stack(edges).astype(np.float32)])

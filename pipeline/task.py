@@ -1,0 +1,223 @@
+"""The user's network, data, loss and metric: from configuration alone, or one Python file."""
+
+import contextlib
+import difflib
+import importlib.util
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Self, cast
+
+import numpy as np
+from pydantic import Discriminator, Field, PositiveFloat, PositiveInt, Tag, model_validator
+
+from pipeline.data import FloatArray, Preprocessing, Split, Targets, load_images
+from pipeline.digest import file_digest, path_digest, value_digest
+from profiles.errors import ConfigError, MissingExtra, SlimgateError
+from profiles.host import versions
+from profiles.spec import Spec
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+def cross_entropy(outputs: "Tensor", targets: "Tensor") -> "Tensor":
+    """Mean cross entropy of logits [n, classes] and labels [n]."""
+    from torch.nn import functional
+
+    return functional.cross_entropy(outputs, targets)
+
+
+def top1(outputs: FloatArray, targets: Targets) -> FloatArray:
+    """1 where the largest logit is the label's, else 0, for each sample."""
+    hits: FloatArray = np.equal(outputs.argmax(axis=1), targets).astype(np.float32)
+    return hits
+
+
+@dataclass(frozen=True)
+class Task:
+    """What slimgate needs to know of a trained network.
+
+    `network()` builds it, always the same architecture. `train` and `validation` are map-style
+    datasets. `loss(outputs, targets)` is a mean over the batch; `metric(outputs, targets)` one
+    score in [0, 1] a sample, larger is better.
+    """
+
+    network: Callable[[], "nn.Module"]
+    train: Split
+    validation: Split
+    loss: Callable[["Tensor", "Tensor"], "Tensor"] = cross_entropy
+    metric: Callable[[FloatArray, Targets], FloatArray] = top1
+    preprocessing: Preprocessing | None = None
+
+
+class ConfiguredTask(Spec):
+    """Classification without a line of code."""
+
+    network: str = Field(pattern=r"^(torchvision:.+|timm:.+|.+\.py:\w+)$")
+    """`torchvision:NAME`, `timm:NAME` or `FILE.py:FUNCTION`."""
+    classes: PositiveInt | None = None
+    """Number of outputs, where it is not the model's default."""
+    weights: str
+    data: str
+    mean: tuple[float, ...]
+    std: tuple[PositiveFloat, ...]
+    size: PositiveInt
+    resize: PositiveInt | None = None
+    class_names: str | None = None
+    """A file of class names, one a line, in the order of the outputs; for folders of images."""
+    allow_missing_classes: bool = False
+
+    @model_validator(mode="after")
+    def _preprocessing_is_valid(self) -> Self:
+        self.preprocessing()
+        return self
+
+    def preprocessing(self) -> Preprocessing:
+        """What is done to an image before the network sees it."""
+        return Preprocessing(mean=self.mean, std=self.std, size=self.size, resize=self.resize)
+
+    def load(self, base: Path) -> Task:
+        """The task, its paths relative to `base`."""
+        names = self.class_names
+        lines = _lines(base / names) if names else []
+        if self.classes and lines and len(lines) != self.classes:
+            raise ConfigError(f"{names}: {len(lines)} names for {self.classes} classes")
+        train, validation = load_images(
+            base / self.data, self.preprocessing(), lines, self.allow_missing_classes
+        )
+        build = network_builder(self.network, self.classes, base)
+        return Task(build, train, validation, preprocessing=self.preprocessing())
+
+    def digest(self, base: Path) -> str:
+        """A digest of everything a result can depend on."""
+        source, _, _ = self.network.rpartition(":")
+        code = file_digest(base / source) if source.endswith(".py") else versions((source,))
+        paths = {
+            name: path_digest(base / path)
+            for name, path in (
+                ("weights", self.weights),
+                ("data", self.data),
+                ("class_names", self.class_names),
+            )
+            if path is not None
+        }
+        rest = self.model_dump(mode="json", exclude={"weights", "data", "class_names"})
+        return value_digest([rest, code, paths])
+
+
+class FileTask(Spec):
+    """A function of yours, `FILE.py:FUNCTION`, that returns a pipeline.task.Task."""
+
+    file: str = Field(pattern=r"^.+\.py:\w+$")
+    weights: str | None = None
+    """safetensors for the network; without it, `network()` returns a trained one."""
+    inputs: tuple[str, ...] = ()
+    """Files and folders the function reads; a change in one makes results anew."""
+
+    def load(self, base: Path) -> Task:
+        """The task, its paths relative to `base`."""
+        with user_code(self.file):
+            task = user_function(self.file, base)()
+        if not isinstance(task, Task):
+            raise ConfigError(f"{self.file} returned {type(task).__name__}, not pipeline.task.Task")
+        if min(len(task.train), len(task.validation)) == 0:
+            raise ConfigError(f"{self.file}: training and validation data must not be empty")
+        return task
+
+    def digest(self, base: Path) -> str:
+        """A digest of the function's file and every input named."""
+        paths = (
+            self.file.rpartition(":")[0],
+            *self.inputs,
+            *([self.weights] if self.weights else []),
+        )
+        return value_digest([self.file, [path_digest(base / path) for path in paths]])
+
+
+def _kind(value: object) -> str:
+    has_file = "file" in value if isinstance(value, dict) else isinstance(value, FileTask)
+    return "file" if has_file else "configured"
+
+
+TaskSpec = Annotated[
+    Annotated[ConfiguredTask, Tag("configured")] | Annotated[FileTask, Tag("file")],
+    Discriminator(_kind),
+]
+
+
+def network_builder(name: str, classes: int | None, base: Path) -> Callable[[], "nn.Module"]:
+    """A function that builds the network `name`, untrained.
+
+    Raises ConfigError for a model the library does not have, with the nearest names.
+    """
+    source, _, model = name.rpartition(":")
+    if source.endswith(".py"):
+        return cast("Callable[[], nn.Module]", user_function(name, base))
+    if source == "torchvision":
+        from torchvision import models
+
+        _known(model, models.list_models(), source)
+        outputs = {} if classes is None else {"num_classes": classes}
+        return lambda: models.get_model(model, weights=None, **outputs)
+    try:
+        import timm
+    except ImportError as error:
+        raise MissingExtra("timm", "timm") from error
+    _known(model, timm.list_models(), source)
+    if classes is None:
+        return lambda: timm.create_model(model)
+    return lambda: timm.create_model(model, num_classes=classes)
+
+
+def user_function(reference: str, base: Path) -> "Callable[[], object]":
+    """The function `FILE.py:FUNCTION`, its module loaded from its path under a private name.
+
+    The file's folder is appended to the search path, so that its own imports work and none of
+    its neighbours can take the place of an installed package.
+    """
+    source, _, function = reference.rpartition(":")
+    path = (base / source).resolve()
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such file")
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))
+    spec = importlib.util.spec_from_file_location(f"_slimgate_user_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise ConfigError(f"{path}: not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    with user_code(str(path)):
+        spec.loader.exec_module(module)
+    found = getattr(module, function, None)
+    if not callable(found):
+        raise ConfigError(f"{path}: has no function {function!r}")
+    return cast("Callable[[], object]", found)
+
+
+@contextlib.contextmanager
+def user_code(what: str) -> Iterator[None]:
+    """Turn whatever the user's code raises into a ConfigError that names the line."""
+    try:
+        yield
+    except SlimgateError:
+        raise
+    except Exception as error:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        raise ConfigError(
+            f"{what} raised {type(error).__name__}: {error} ({last.filename}:{last.lineno})"
+        ) from error
+
+
+def _known(model: str, models: list[str], source: str) -> None:
+    if model not in models:
+        near = ", ".join(difflib.get_close_matches(model, models, n=3)) or "none like it"
+        raise ConfigError(f"{source} has no model {model!r}; nearest: {near}")
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read ({error})") from error

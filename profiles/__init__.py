@@ -1,0 +1,1 @@
+"""What a device is and allows, and what was measured on it. Imports no torch."""

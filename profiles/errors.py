@@ -1,0 +1,51 @@
+"""Every error a user can mend, each with its documented exit code.
+
+SlimgateError
+├── ConfigError       2  a recipe, a weights file, data or an argument is wrong
+├── MissingExtra      3  a library or tool this step needs is not installed
+├── DeviceError       4  the device cannot be reached or does not answer
+├── StageError        5  a stage could not produce its result
+└── IntegrityError    7  a file is not what its manifest says, or may run code
+
+Exit codes 0, 1 and 6 are verdicts (pass, fail, inconclusive), not errors.
+Anything that is not a SlimgateError is a bug and shows its traceback.
+"""
+
+
+class SlimgateError(Exception):
+    """A fault the user can mend; its text says what, where and what to do."""
+
+    exit_code = 5
+
+
+class ConfigError(SlimgateError):
+    """What the user wrote or handed in is wrong."""
+
+    exit_code = 2
+
+
+class MissingExtra(SlimgateError):
+    """Something that has to be installed first."""
+
+    exit_code = 3
+
+    def __init__(self, library: str, extra: str) -> None:
+        super().__init__(f"{library} is not installed: pip install 'slimgate[{extra}]'")
+
+
+class DeviceError(SlimgateError):
+    """The device, or the process that measures on it, does not answer."""
+
+    exit_code = 4
+
+
+class StageError(SlimgateError):
+    """A stage could not produce its result."""
+
+    exit_code = 5
+
+
+class IntegrityError(SlimgateError):
+    """A file differs from its manifest, or could run code when opened."""
+
+    exit_code = 7

@@ -1,0 +1,51 @@
+"""Host: the machine that measured, as far as it tells about itself."""
+
+import os
+import platform
+from importlib import metadata
+from pathlib import Path
+
+from profiles.spec import Spec
+
+
+class Host(Spec):
+    """What a measurement must carry to be compared with another one."""
+
+    machine: str
+    """`platform.machine()`: x86_64, aarch64, arm64 ..."""
+    cpu: str
+    cores: int
+    system: str
+    versions: dict[str, str]
+
+
+def this_host(libraries: tuple[str, ...]) -> Host:
+    """This machine, with the versions of `libraries`."""
+    return Host(
+        machine=platform.machine(),
+        cpu=cpu_name(),
+        cores=os.cpu_count() or 1,
+        system=f"{platform.system()} {platform.release()}",
+        versions=versions(("slimgate", *libraries)),
+    )
+
+
+def cpu_name() -> str:
+    """The processor's marketing name, or its architecture where the system does not tell."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def versions(libraries: tuple[str, ...]) -> dict[str, str]:
+    """The installed version of each library; the absent ones are left out."""
+    found = {}
+    for name in libraries:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found

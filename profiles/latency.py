@@ -1,0 +1,79 @@
+"""Time calls inside one process: warm up until stable, then in interleaved blocks."""
+
+import random
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+Call = Callable[[], object]
+
+WINDOW_S = 0.05
+BLOCK_S = 0.01
+LEAST_CALLS = 5
+STABLE_WINDOWS = 3
+STABLE_WITHIN = 0.03
+
+
+@dataclass(frozen=True)
+class Timed:
+    """Wall and process CPU time of each timed call, nanoseconds."""
+
+    wall_ns: tuple[int, ...]
+    cpu_ns: tuple[int, ...]
+    blocks: tuple[int, ...]
+    """The number of calls in each block; the n-th blocks of all engines are neighbours in time."""
+
+
+def warm_up(call: Call, limit_s: float) -> bool:
+    """Call until three windows agree on the median CPU time; False when `limit_s` ends first."""
+    medians: list[float] = []
+    end = time.perf_counter() + limit_s
+    while time.perf_counter() < end:
+        medians.append(statistics.median(_block(call, WINDOW_S).cpu_ns))
+        last = medians[-STABLE_WINDOWS:]
+        if len(last) == STABLE_WINDOWS and max(last) <= (1 + STABLE_WITHIN) * min(last):
+            return True
+    return False
+
+
+def interleave(
+    calls: Sequence[Call], seconds: float, least: int, order: random.Random
+) -> list[Timed]:
+    """Time each call for at least `seconds` in all and `least` samples each.
+
+    Blocks of consecutive calls, in random order each round, so that drift of the machine
+    falls on all alike; the first call of a block, which refills the caches, is not kept.
+    """
+    blocks: list[list[Timed]] = [[] for _ in calls]
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end or any(_count(kept) < least for kept in blocks):
+        for index in order.sample(range(len(calls)), len(calls)):
+            calls[index]()
+            blocks[index].append(_block(calls[index], BLOCK_S))
+    return [
+        Timed(
+            tuple(ns for block in kept for ns in block.wall_ns),
+            tuple(ns for block in kept for ns in block.cpu_ns),
+            tuple(len(block.cpu_ns) for block in kept),
+        )
+        for kept in blocks
+    ]
+
+
+def _count(kept: list[Timed]) -> int:
+    return sum(len(block.wall_ns) for block in kept)
+
+
+def _block(call: Call, seconds: float) -> Timed:
+    """Consecutive calls for `seconds`, at least LEAST_CALLS of them."""
+    wall: list[int] = []
+    cpu: list[int] = []
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end or len(wall) < LEAST_CALLS:
+        cpu_start, wall_start = time.process_time_ns(), time.perf_counter_ns()
+        call()
+        wall_end, cpu_end = time.perf_counter_ns(), time.process_time_ns()
+        wall.append(wall_end - wall_start)
+        cpu.append(cpu_end - cpu_start)
+    return Timed(tuple(wall), tuple(cpu), (len(wall),))
