@@ -44,5 +44,5 @@ def loss_of(
     if value.dim() != 0:
         raise ConfigError(f"the loss must be one number, found shape {list(value.shape)}")
     if not bool(torch.isfinite(value)):
-        raise StageError(f"the loss is {float(value)}; lower the learning rate or check the data")
+        raise StageError(f"the loss is {value.item()}; lower the learning rate or check the data")
     return value

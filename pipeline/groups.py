@@ -54,9 +54,9 @@ class Group:
     """
 
     name: str
+    """The first layer, in the network's order, that writes these channels."""
     size: int
     channels: int
-    """Output channels of the layer the group is named after."""
     members: tuple[Member, ...]
 
     def unit_multiple(self, channel_multiple: int) -> int:
@@ -163,7 +163,8 @@ def _proven(
 def _traced(network: nn.Module, example: Tensor, refused: dict[str, str]) -> Iterator[Group]:
     import torch_pruning  # seconds to import, and not needed where the plan is in the store
 
-    names = {module: name for name, module in network.named_modules()}
+    layers = dict(network.named_modules())
+    names = {module: name for name, module in layers.items()}
     for parameter in network.parameters():
         parameter.requires_grad_(True)  # Torch-Pruning follows autograd's graph
     graph = torch_pruning.DependencyGraph()
@@ -176,8 +177,8 @@ def _traced(network: nn.Module, example: Tensor, refused: dict[str, str]) -> Ite
         raise StageError(f"the network cannot be traced: {_first_line(error)}") from error
     for group in found:
         root = group[0].dep.target.module
-        name = names[root]
         members = []
+        strangers = []
         for item in group:
             module = item.dep.target.module
             if module in names and isinstance(module, PRUNABLE):
@@ -186,12 +187,15 @@ def _traced(network: nn.Module, example: Tensor, refused: dict[str, str]) -> Ite
                 channels, units = np.asarray(item.idxs), np.asarray(item.root_idxs)
                 members.append(Member(names[module], side, channels, units))
             elif module in names or isinstance(module, nn.Parameter):
-                kind = type(module).__name__
-                refused[name] = f"a {kind} takes part, whose channels cannot be removed"
-        if name not in refused:
-            yield _with_units(
-                name, channels_of(root, "out"), members, dict(network.named_modules())
-            )
+                strangers.append(type(module).__name__)
+        writers = {
+            m.layer for m in members if m.side == "out" and isinstance(layers[m.layer], ROOTS)
+        }
+        name = next(name for name in layers if name in writers)
+        if strangers:
+            refused[name] = f"a {strangers[0]} takes part, whose channels cannot be removed"
+        else:
+            yield _with_units(name, channels_of(root, "out"), members, layers)
 
 
 def _one_sided(layer: nn.Module) -> bool:

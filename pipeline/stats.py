@@ -229,6 +229,7 @@ class _Watch(TorchFunctionMode):
         )
         if in_place:
             holder[0] = args[0].detach().clone()
+            del self._seen[id(args[0])]  # from here on this tensor is not u any more
         result = func(*args, **kwargs)
         if base in ACTIVATIONS and isinstance(result, Tensor) and result.requires_grad:
             sums = self._sums[name]

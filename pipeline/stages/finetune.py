@@ -143,7 +143,7 @@ class FineTune(Stage[Checkpoint, Checkpoint]):
             optimizer.zero_grad()
             value.backward()
             optimizer.step()
-            total += float(value) * len(inputs)
+            total += value.item() * len(inputs)
         network.eval()
         now = Epoch(epoch=epoch, loss=total / len(order), score=_score(network, task, held_out))
         state = _state(network)

@@ -1,0 +1,224 @@
+"""The stages on small real networks: what they keep, repair, resume and hand on."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from networks import Chain, Concat, Residual, trained
+from torch import Tensor, nn
+
+from exporters.base import call_one, runtime
+from exporters.engines.ort import Ort
+from pipeline.artifact import Checkpoint, OnnxModel
+from pipeline.data import FloatArray
+from pipeline.recoveries.bn_recalibrate import BnRecalibrate
+from pipeline.stages.build import Build
+from pipeline.stages.export import Export
+from pipeline.stages.finetune import FineTune, FineTuneReport
+from pipeline.stages.prune import Prune, PruneReport
+from pipeline.stages.recover import Recover
+from pipeline.task import Task, cross_entropy
+from pipeline.weights import read_weights
+from profiles.errors import ConfigError, StageError
+from profiles.spec import read_spec
+
+
+class Tints:
+    """Images whose class is the colour that is brighter, or none: quick to learn."""
+
+    def __init__(self, count: int, seed: int) -> None:
+        generator = np.random.default_rng(seed)
+        self.targets = generator.integers(0, 4, count)
+        self._images = generator.standard_normal((count, 3, 8, 8)).astype(np.float32)
+        for image, label in zip(self._images, self.targets, strict=True):
+            image[label : label + 1] += 1  # nothing for the fourth class
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, index: int, /) -> tuple[FloatArray, np.int64]:
+        return self._images[index], self.targets[index]
+
+
+def checkpoint(kind: type[nn.Module] = Chain) -> Checkpoint:
+    task = Task(lambda: trained(kind), Tints(160, 0), Tints(40, 1))
+    return Checkpoint("dense", task, None, None)
+
+
+def folder(path: Path) -> Path:
+    path.mkdir()
+    return path
+
+
+PRUNE = Prune(macs_ratio=0.6, multiple=1, floor=1, samples=64)
+
+
+def pruned(source: Checkpoint, path: Path) -> Checkpoint:
+    out = folder(path)
+    PRUNE.run(source, out, path / "scratch")
+    return PRUNE.load(source, out, "pruned")
+
+
+@pytest.mark.parametrize("kind", [Chain, Residual, Concat])
+def test_pruning_meets_its_target_and_reports_asked_and_achieved(
+    kind: type[nn.Module], tmp_path: Path
+) -> None:
+    source = checkpoint(kind)
+    small = pruned(source, tmp_path / "pruned")
+    report = read_spec(tmp_path / "pruned" / "prune.json", PruneReport)
+    assert report.macs_ratio_asked == 0.6
+    assert 0.2 < report.macs_ratio <= 0.6
+    dense = sum(p.numel() for p in source.network().parameters())
+    assert sum(p.numel() for p in small.network().parameters()) < dense
+
+
+def test_pruning_twice_gives_the_same_bytes(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        pruned(checkpoint(), tmp_path / name)
+    for file in ("plan.json", "model.safetensors", "prune.json"):
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+
+
+def test_bn_recalibration_is_the_average_over_all_batches_and_touches_nothing_else() -> None:
+    network = trained(Chain)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    inputs = [torch.randn(10, 3, 8, 8) for _ in range(3)]
+    BnRecalibrate().recover(network, inputs)
+    conv = network.get_submodule("conv1")
+    with torch.no_grad():
+        outputs = [conv(batch) for batch in inputs]
+    mean = torch.stack([y.mean((0, 2, 3)) for y in outputs]).mean(0)
+    variance = torch.stack([y.var((0, 2, 3)) for y in outputs]).mean(0)
+    after = network.state_dict()
+    torch.testing.assert_close(after["bn1.running_mean"], mean)
+    torch.testing.assert_close(after["bn1.running_var"], variance)
+    same = [n for n in before if "running" not in n and "tracked" not in n]
+    assert all(torch.equal(before[name], after[name]) for name in same)
+    norm = network.get_submodule("bn1")
+    assert isinstance(norm, nn.BatchNorm2d)
+    assert norm.momentum == 0.1
+    assert not norm.training
+
+
+def test_recovery_without_batch_norm_changes_nothing(tmp_path: Path) -> None:
+    source = checkpoint(Concat)
+    Recover(samples=32).run(source, folder(tmp_path / "out"), tmp_path / "scratch")
+    found = read_weights(tmp_path / "out" / "model.safetensors")
+    wanted = source.network().state_dict()
+    assert all(torch.equal(found[name], value) for name, value in wanted.items())
+
+
+def tuned(source: Checkpoint, path: Path, stage: FineTune, scratch: Path) -> FineTuneReport:
+    stage.run(source, folder(path), scratch)
+    return read_spec(path / "finetune.json", FineTuneReport)
+
+
+TUNE = FineTune(epochs=3, learning_rate=0.05, batch_size=16, augment="crop_flip")
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "one_cycle"])
+def test_training_learns_and_keeps_the_best_epoch(schedule: str, tmp_path: Path) -> None:
+    stage = FineTune.model_validate({**TUNE.model_dump(), "schedule": schedule, "augment": "none"})
+    report = tuned(checkpoint(), tmp_path / "out", stage, tmp_path / "scratch")
+    scores = [epoch.score for epoch in report.epochs]
+    assert len(scores) == 4
+    assert max(scores) > scores[0]
+    assert scores[report.best] == max(scores)
+
+
+def test_training_that_only_harms_hands_back_what_it_got(tmp_path: Path) -> None:
+    source = checkpoint()
+    good = tuned(source, tmp_path / "good", TUNE, tmp_path / "s1")
+    assert good.best > 0
+    better = replace(source, weights=tmp_path / "good" / "model.safetensors")
+    harmful = FineTune(epochs=1, learning_rate=3.0, batch_size=16)
+    report = tuned(better, tmp_path / "harmed", harmful, tmp_path / "s2")
+    assert report.best == 0
+    found = read_weights(tmp_path / "harmed" / "model.safetensors")
+    wanted = better.network().state_dict()
+    assert all(torch.equal(found[name], value) for name, value in wanted.items())
+
+
+class Fails:
+    """The cross entropy, until it has been asked `calls` times."""
+
+    def __init__(self, calls: int) -> None:
+        self.left = calls
+
+    def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        self.left -= 1
+        if self.left < 0:
+            raise RuntimeError("power cut")
+        return cross_entropy(outputs, targets)
+
+
+@pytest.mark.parametrize("calls", [3, 12, 22])
+def test_a_resumed_training_ends_with_the_very_same_weights(calls: int, tmp_path: Path) -> None:
+    source = checkpoint(Residual)
+    tuned(source, tmp_path / "whole", TUNE, tmp_path / "s1")
+    cut = replace(source, task=replace(source.task, loss=Fails(calls)))
+    with pytest.raises(ConfigError, match="power cut"):
+        tuned(cut, tmp_path / "cut", TUNE, tmp_path / "s2")
+    tuned(source, tmp_path / "resumed", TUNE, tmp_path / "s2")
+    for file in ("model.safetensors", "finetune.json"):
+        assert (tmp_path / "whole" / file).read_bytes() == (
+            tmp_path / "resumed" / file
+        ).read_bytes()
+
+
+def test_label_smoothing_needs_the_cross_entropy(tmp_path: Path) -> None:
+    source = checkpoint()
+    other = replace(source, task=replace(source.task, loss=Fails(99)))
+    stage = FineTune(epochs=1, label_smoothing=0.1)
+    with pytest.raises(ConfigError, match="label_smoothing"):
+        tuned(other, tmp_path / "out", stage, tmp_path / "scratch")
+    tuned(source, tmp_path / "out2", stage, tmp_path / "scratch2")
+
+
+def test_training_whose_loss_is_nan_ends_with_a_clear_error(tmp_path: Path) -> None:
+    stage = FineTune(epochs=1, learning_rate=1e9)
+    with pytest.raises(StageError, match=r"the loss is .*lower the learning rate"):
+        tuned(checkpoint(Concat), tmp_path / "out", stage, tmp_path / "scratch")
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize("kind", [Residual, Concat])
+def test_a_pruned_networks_engine_answers_as_the_network(
+    kind: type[nn.Module], dynamic: bool, tmp_path: Path
+) -> None:
+    small = pruned(checkpoint(kind), tmp_path / "pruned")
+    export = Export(dynamic_batch=dynamic)
+    export.run(small, folder(tmp_path / "onnx"), tmp_path / "s1")
+    model = export.load(small, tmp_path / "onnx", "onnx")
+    build = Build(engine="ort", threads=1)
+    build.run(model, folder(tmp_path / "engine"), tmp_path / "s2")
+    engine = build.load(model, tmp_path / "engine", "engine")
+    images = np.stack([small.task.validation[i][0] for i in range(5)]).astype(np.float32)
+    session = runtime("ort", 1).open(engine.path)
+    feeds = [images] if dynamic else [images[i : i + 1] for i in range(5)]
+    found = np.concatenate([call_one(session, feed) for feed in feeds])
+    with torch.no_grad():
+        wanted = small.network()(torch.from_numpy(images)).numpy()
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
+    report = read_spec(tmp_path / "pruned" / "prune.json", PruneReport)
+    assert model.report().macs == report.macs
+
+
+def test_an_engine_that_differs_from_its_model_is_not_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = checkpoint()
+    Export().run(source, folder(tmp_path / "onnx"), tmp_path / "s1")
+    other = replace(source, task=replace(source.task, network=lambda: Chain().eval()))
+    Export().run(other, folder(tmp_path / "other"), tmp_path / "s2")
+    model = OnnxModel("onnx", tmp_path / "onnx")
+    real = Ort.build
+
+    def swapped(self: Ort, _: Path, engine: Path) -> None:
+        real(self, tmp_path / "other" / "model.onnx", engine)
+
+    monkeypatch.setattr(Ort, "build", swapped)
+    with pytest.raises(StageError, match="building with ort changed the network"):
+        Build(engine="ort", threads=1).run(model, folder(tmp_path / "engine"), tmp_path / "s3")
