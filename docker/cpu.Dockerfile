@@ -14,10 +14,10 @@ COPY profiles profiles
 COPY exporters exporters
 COPY pipeline pipeline
 RUN python -m pip install --no-deps --no-build-isolation . \
-    && useradd --create-home slimgate \
+    && useradd --create-home --uid 1000 slimgate \
     && install --directory --owner slimgate /cache /work
 
-USER slimgate
+USER 1000
 WORKDIR /work
 VOLUME ["/cache", "/work"]
 ENTRYPOINT ["slimgate"]

@@ -45,7 +45,10 @@ def count(model: onnx.ModelProto) -> Cost:
         if dims and dims[0].dim_param:
             dims[0].dim_value = 1
     del fixed.graph.value_info[:]
-    inferred = onnx.shape_inference.infer_shapes(fixed, strict_mode=True, data_prop=True).graph
+    try:
+        inferred = onnx.shape_inference.infer_shapes(fixed, strict_mode=True, data_prop=True).graph
+    except onnx.shape_inference.InferenceError as error:
+        raise StageError(f"the shapes do not follow from a batch of one: {error}") from error
     shapes = {tensor.name: tuple(tensor.dims) for tensor in inferred.initializer}
     for value in (*inferred.input, *inferred.value_info, *inferred.output):
         shapes[value.name] = tuple(
@@ -54,14 +57,16 @@ def count(model: onnx.ModelProto) -> Cost:
     batch = shapes[inferred.input[0].name][0]
     macs = sum(_node_macs(node, shapes) for node in inferred.node)
     floats = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
-    kept = [tensor for tensor in inferred.initializer if tensor.data_type in floats]
+    inline = (a.t for node in inferred.node if node.op_type == "Constant" for a in node.attribute)
+    kept = [t for t in (*inferred.initializer, *inline) if t.data_type in floats]
     return Cost(macs // max(batch, 1), sum(math.prod(tensor.dims) for tensor in kept))
 
 
 def _node_macs(node: onnx.NodeProto, shapes: dict[str, Shape]) -> int:
-    if node.op_type in FREE_OPS and node.domain in ("", "ai.onnx"):
+    standard = node.domain in ("", "ai.onnx")
+    if standard and node.op_type in FREE_OPS:
         return 0
-    if node.op_type not in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
+    if not standard or node.op_type not in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
         raise StageError(f"MACs of {node.domain or 'onnx'}.{node.op_type} ({node.name}) unknown")
     first, weight, out = (_shape(name, node, shapes) for name in (*node.input[:2], node.output[0]))
     if node.op_type == "Conv":

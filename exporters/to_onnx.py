@@ -61,8 +61,7 @@ def to_onnx(
             parity = compare(reference, plain_network(model.SerializeToString()), feeds)
             require(f"export by {method}", parity)
         except Exception as error:  # torch's exporters raise errors of many unrelated classes
-            first = str(error).strip().splitlines() or [type(error).__name__]
-            refused.append(f"{method}: {first[0]}")
+            refused.append(f"{method}: {_reason(error)}")
             continue
         return Exported(model, method, parity, tuple(refused))
     raise StageError("no exporter gives the same network\n  " + "\n  ".join(refused))
@@ -84,15 +83,30 @@ def cleaned(model: onnx.ModelProto) -> onnx.ModelProto:
     """The same model without what differs from run to run: traces, paths, descriptions."""
     del model.metadata_props[:]
     model.doc_string = ""
-    graph = model.graph
-    graph.name = "network"
+    model.graph.name = "network"
+    _clean(model.graph)
+    return model
+
+
+def _clean(graph: onnx.GraphProto) -> None:
     graph.doc_string = ""
     del graph.metadata_props[:]
     values = (*graph.input, *graph.output, *graph.value_info)
     for item in (*graph.node, *values, *graph.initializer):
         item.doc_string = ""
         del item.metadata_props[:]
-    return model
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("g"):  # a branch of an If, the body of a Loop
+                _clean(attribute.g)
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of what an error came of: torch's own first line says only which step."""
+    while error.__cause__:
+        error = error.__cause__
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
 
 
 def _dynamo(network: nn.Module, example: torch.Tensor, opset: int, dynamic_batch: bool) -> bytes:
@@ -120,6 +134,8 @@ def _dynamo(network: nn.Module, example: torch.Tensor, opset: int, dynamic_batch
 def _torchscript(
     network: nn.Module, example: torch.Tensor, opset: int, dynamic_batch: bool
 ) -> bytes:
+    # It prints the graph when it fails, and stdout is for results only.
+    torch._C._jit_set_onnx_log_output_stream("stderr")
     with _quiet(), tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         torch.onnx.export(

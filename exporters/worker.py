@@ -9,9 +9,10 @@ import random
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import Self
 
 import numpy as np
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import PositiveFloat, PositiveInt, model_validator
 
 from exporters.base import Array, Session, runtime
 from profiles.errors import SlimgateError
@@ -47,6 +48,12 @@ class Job(Spec):
 
     latency: LatencyJob | None = None
     memory: MemoryJob | None = None
+
+    @model_validator(mode="after")
+    def _is_one(self) -> Self:
+        if (self.latency is None) == (self.memory is None):
+            raise ValueError("a job is either latency or memory")
+        return self
 
 
 def latency(job: LatencyJob) -> dict[str, object]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.task import Task
 from profiles.errors import ConfigError
-from profiles.spec import Spec
+from profiles.spec import Spec, read_spec
 
 if TYPE_CHECKING:
     from torch import nn
@@ -18,6 +18,26 @@ class Artifact(ABC):
     """A result, named by `key`: the digest of all that it was made from."""
 
     key: str
+
+
+class GroupReport(Spec):
+    """What became of one group."""
+
+    units: int
+    kept: int
+    lowest_kept: float
+    highest_removed: float | None
+
+
+class PruneReport(Spec):
+    """Asked and achieved, and what could not be pruned."""
+
+    macs_ratio_asked: float | None
+    macs_ratio: float
+    macs_dense: int
+    macs: int
+    groups: dict[str, GroupReport]
+    refused: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -36,7 +56,6 @@ class Checkpoint(Artifact):
         from pipeline.plan import PruningPlan, apply_plan
         from pipeline.task import user_code
         from pipeline.weights import load_weights, read_weights
-        from profiles.spec import read_spec
 
         with user_code("the network's function"):
             network = self.task.network()
@@ -47,6 +66,16 @@ class Checkpoint(Artifact):
         if self.weights is not None:
             load_weights(network, read_weights(self.weights), str(self.weights))
         return network.eval()
+
+
+@dataclass(frozen=True)
+class Pruned(Checkpoint):
+    """A checkpoint fresh from pruning, with the report on it."""
+
+    plan: Path
+
+    def report(self) -> PruneReport:
+        return read_spec(self.plan.with_name("prune.json"), PruneReport)
 
 
 class ExportReport(Spec):
@@ -78,8 +107,6 @@ class OnnxModel(Artifact):
         return self.folder / "feeds.npy"
 
     def report(self) -> ExportReport:
-        from profiles.spec import read_spec
-
         return read_spec(self.folder / "export.json", ExportReport)
 
 

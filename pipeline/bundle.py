@@ -3,7 +3,6 @@
 import json
 import math
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Literal
 
 from pydantic import ValidationError
 
+from pipeline.artifact import PruneReport
 from pipeline.digest import file_digest
 from pipeline.store import (
     MANIFEST,
@@ -48,6 +48,7 @@ class Judged:
     """A bundle's evidence and the verdict on it."""
 
     terms: Terms
+    pruned: PruneReport
     measurement: Measurement
     verdict: Verdict
 
@@ -70,14 +71,17 @@ def judge_bundle(folder: Path) -> Judged:
     """
     check_bundle(folder)
     terms = read_spec(folder / "target.json", Terms)
+    pruned = read_spec(folder / "prune.json", PruneReport)
     measurement = read_measurement(folder / "measurement.json")
-    return judged(terms, measurement, file_digest(folder / terms.engine))
+    return judged(terms, pruned, measurement, file_digest(folder / terms.engine))
 
 
-def judged(terms: Terms, measurement: Measurement, engine_sha256: str) -> Judged:
+def judged(
+    terms: Terms, pruned: PruneReport, measurement: Measurement, engine_sha256: str
+) -> Judged:
     """The verdict on a measurement under a bundle's terms."""
     verdict = judge(measurement, terms.budget, terms.device_name, terms.device, engine_sha256)
-    return Judged(terms, measurement, verdict)
+    return Judged(terms, pruned, measurement, verdict)
 
 
 def check_bundle(folder: Path) -> None:
@@ -104,32 +108,34 @@ def write_bundle(
 ) -> None:
     """Write a bundle beside `folder` and rename it into place, over an older bundle only.
 
-    `files` are copied under their names, `texts` written as JSON.
+    `files` are copied under their names, `texts` written as JSON. One writer at a time: what
+    a killed one left beside the folder is removed.
     """
     if folder.exists() and not (folder / MANIFEST).is_file():
         raise ConfigError(f"{folder}: exists and is not a bundle; choose another --out")
+    work, old = (folder.with_name(f".{folder.name}.{end}") for end in ("new", "old"))
     with disk_faults(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir()
         try:
             for name, path in files.items():
                 shutil.copyfile(path, work / name)
             for name, spec in texts.items():
                 write_json(work / name, spec)
             write_json(work / "target.json", found.terms)
+            write_json(work / "prune.json", found.pruned)
             write_json(work / "measurement.json", found.measurement)
             (work / "verdict.json").write_text(verdict_json(found, [], None) + "\n")
             (work / "report.md").write_text(report)
             write_manifest(work, 0.0)
             if folder.exists():
-                old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-                folder.rename(old / "old")
-                publish(work, folder)
-                shutil.rmtree(old)
-            else:
-                publish(work, folder)
+                shutil.rmtree(old, ignore_errors=True)
+                folder.rename(old)
+            publish(work, folder)
         finally:
             shutil.rmtree(work, ignore_errors=True)
+            shutil.rmtree(old, ignore_errors=True)
 
 
 def verdict_json(found: Judged, stages: Sequence[StageRecord], bundle: Path | None) -> str:

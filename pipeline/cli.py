@@ -72,7 +72,7 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Run a recipe from the trained network to a judged bundle."""
-    _release(recipe, out or recipe.with_suffix(".bundle"), _store(cache), as_json)
+    _release(recipe, out, _store(cache), as_json)
 
 
 @app.command()
@@ -108,6 +108,7 @@ def finetune(recipe: RecipePath, out: OutDir, cache: CacheDir = None) -> None:
 @app.command()
 def export(recipe: RecipePath, out: OutDir, cache: CacheDir = None) -> None:
     """Everything up to the simplified ONNX model; write it to --out."""
+    _check_folder(out)
     model = _flow(recipe, _store(cache)).exported()
     _copy({"model.onnx": model.model, "export.json": model.folder / "export.json"}, out)
 
@@ -115,6 +116,7 @@ def export(recipe: RecipePath, out: OutDir, cache: CacheDir = None) -> None:
 @app.command()
 def build(recipe: RecipePath, out: OutDir, cache: CacheDir = None) -> None:
     """Everything up to the engine; write it to --out."""
+    _check_folder(out)
     engine = _flow(recipe, _store(cache)).built()
     _copy({engine.path.name: engine.path}, out)
 
@@ -218,10 +220,15 @@ def _flow(recipe: Path, runner: "Runner") -> "Flow":
     return load_flow(*read_recipe(recipe), recipe.parent, runner)
 
 
-def _release(recipe: Path, out: Path, store: "Store", as_json: bool) -> None:
+def _release(recipe: Path, out: Path | None, store: "Store", as_json: bool) -> None:
     from pipeline.flow import release
+    from pipeline.store import MANIFEST
 
-    found = release(_flow(recipe, store), store, out)
+    flow = _flow(recipe, store)
+    out = out or recipe.with_suffix(".bundle")
+    if out.exists() and not (out / MANIFEST).is_file():  # before the work, not after it
+        raise ConfigError(f"{out}: exists and is not a bundle; choose another --out")
+    found = release(flow, store, out.resolve())
     _verdict(found, out, as_json, store)
 
 
@@ -241,22 +248,34 @@ def _verdict(found: "Judged", bundle: Path, as_json: bool, store: "Store | None"
 def _checkpoint(
     recipe: Path, out: Path, cache: Path | None, step: "Callable[[Flow], Checkpoint]"
 ) -> None:
+    _check_folder(out)
     checkpoint = step(_flow(recipe, _store(cache)))
     assert checkpoint.weights is not None
     assert checkpoint.plan is not None
     _copy({"model.safetensors": checkpoint.weights, "plan.json": checkpoint.plan}, out)
 
 
+def _check_folder(out: Path) -> None:
+    """Refuse an --out that can never be a folder, before the work."""
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"{out}: exists and is not a folder; choose another --out")
+
+
 def _copy(files: dict[str, Path], out: Path) -> None:
     from pipeline.store import disk_faults
 
+    fresh = {name: out / f".{name}.new" for name in files}
     with disk_faults(out):
         out.mkdir(parents=True, exist_ok=True)
-        for name, path in files.items():
-            fresh = out / f".{name}.new"
-            shutil.copyfile(path, fresh)
-            fresh.replace(out / name)
-            _print(str(out / name))
+        try:
+            for name, path in files.items():
+                shutil.copyfile(path, fresh[name])
+            for name, path in fresh.items():
+                path.replace(out / name)
+                _print(str(out / name))
+        finally:
+            for path in fresh.values():
+                path.unlink(missing_ok=True)
 
 
 def _print(text: str) -> None:

@@ -9,17 +9,19 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from profiles.errors import ConfigError, IntegrityError
+from profiles.errors import ConfigError, IntegrityError, SlimgateError
 from profiles.spec import Spec
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
 Bytes = npt.NDArray[np.uint8]
 Targets = npt.NDArray[np.int64 | np.float32]
+Numbers = npt.NDArray[np.uint8 | np.int64 | np.float32]
 Augmentation = Literal["none", "crop", "crop_flip"]
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
 CROP_PADDING = 4
+PICKLE_START = b"\x80"
 
 
 class Split(Protocol):
@@ -101,7 +103,7 @@ class FileImages:
         try:
             with Image.open(self._files[index]) as picture:
                 pixels = np.asarray(picture.convert(mode))
-        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        except Exception as error:  # decoders of broken files raise almost anything
             raise ConfigError(f"{self._files[index]}: not a readable image ({error})") from error
         image = pixels.reshape(*pixels.shape[:2], -1)
         return self._preprocessing(image), self.targets[index]
@@ -121,8 +123,12 @@ def load_images(
     Raises ConfigError for anything else, and for a class of training that validation lacks
     unless `allow_missing`.
     """
+    if not path.exists():
+        raise ConfigError(f"{path}: no such file or folder")
+    names: Sequence[str] = ()
     if path.is_dir():
-        splits: Splits = _from_folder(path, preprocessing, classes)
+        names = classes or _class_names(path / "train")
+        splits: Splits = _from_folder(path, preprocessing, names)
     elif path.suffix == ".npz":
         splits = _from_npz(path, preprocessing)
     else:
@@ -130,70 +136,95 @@ def load_images(
     train, validation = splits
     missing = np.setdiff1d(train.targets, validation.targets)
     if len(missing) and not allow_missing:
+        some = ", ".join(names[label] if names else str(label) for label in missing[:5])
         raise ConfigError(
-            f"{path}: validation has no image of class {', '.join(map(str, missing[:5]))}"
-            f" ({len(missing)} in all); add some, or set task.allow_missing_classes = true"
+            f"{path}: validation has no image of class {some} ({len(missing)} in all); "
+            "add some, or set task.allow_missing_classes = true"
         )
     return splits
 
 
 def _from_npz(path: Path, preprocessing: Preprocessing) -> tuple[ArrayImages, ArrayImages]:
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files if name[-2:] in ("_x", "_y")}
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
-        if "allow_pickle" in str(error):
-            raise IntegrityError(
-                f"{path}: holds Python objects, which may run code; save plain arrays"
-            ) from error
-        raise ConfigError(f"{path}: not a readable .npz file ({error})") from error
-    second = "val" if "val_x" in arrays else "test"
+    arrays = _arrays(path)
+    second = "test" if "test_x" in arrays and "val_x" not in arrays else "val"
     splits = []
     for split in ("train", second):
         names = (f"{split}_x", f"{split}_y")
         absent = [name for name in names if name not in arrays]
         if absent:
-            raise ConfigError(f"{path}: has no {' and no '.join(absent)}; it holds {list(arrays)}")
+            held = ", ".join(arrays) or "nothing of the kind"
+            raise ConfigError(f"{path}: has no {' and no '.join(absent)}; it holds {held}")
         images, labels = (arrays[name] for name in names)
+        shape = list(images.shape)
         images = images[..., None] if images.ndim == 3 else images
-        if images.ndim != 4 or images.dtype != np.uint8 or len(images) == 0:
+        if images.ndim != 4 or images.dtype != np.uint8 or images.size == 0:
             raise ConfigError(
-                f"{path}: {names[0]} must be uint8 [n, h, w] or [n, h, w, c], n > 0; "
-                f"found {images.dtype} {list(images.shape)}"
+                f"{path}: {names[0]} must be uint8 [n, h, w] or [n, h, w, c], none of them 0; "
+                f"found {images.dtype} {shape}"
             )
         if images.shape[3] != len(preprocessing.mean):
             raise ConfigError(
                 f"{path}: images have {images.shape[3]} channels, "
                 f"mean and std {len(preprocessing.mean)}"
             )
-        if labels.shape != (len(images),) or labels.dtype.kind not in "iu" or labels.min() < 0:
+        if labels.shape != (len(images),) or labels.dtype.kind not in "iu":
             raise ConfigError(
-                f"{path}: {names[1]} must be {len(images)} labels from 0 up; "
+                f"{path}: {names[1]} must be {len(images)} integer labels; "
                 f"found {labels.dtype} {list(labels.shape)}"
             )
-        splits.append(ArrayImages(images, labels.astype(np.int64), preprocessing))
+        if labels.min() < 0:
+            raise ConfigError(f"{path}: {names[1]} has the label {labels.min()}; they start at 0")
+        pixels = images.astype(np.uint8, copy=False)
+        splits.append(ArrayImages(pixels, labels.astype(np.int64), preprocessing))
     return splits[0], splits[1]
+
+
+def _arrays(path: Path) -> dict[str, Numbers]:
+    """The images and labels of an .npz. Raises IntegrityError for a pickle, in it or in its place.
+
+    numpy.load calls every file that it does not know a pickle, so it gets archives alone.
+    """
+    refused = f"{path}: holds Python objects, which may run code; save plain arrays"
+    try:
+        with path.open("rb") as file:
+            start = file.read(1)
+        if not zipfile.is_zipfile(path):
+            if start == PICKLE_START:
+                raise IntegrityError(refused)
+            raise ConfigError(f"{path}: not an .npz file, or cut short; write it with numpy.savez")
+        with np.load(path, allow_pickle=False) as archive:
+            found = {name: archive[name] for name in archive.files if name[-2:] in ("_x", "_y")}
+    except SlimgateError:
+        raise
+    except Exception as error:  # zipfile, zlib and numpy share no class of error
+        if "allow_pickle" in str(error):
+            raise IntegrityError(refused) from error
+        raise ConfigError(f"{path}: not a readable .npz file ({error})") from error
+    return {name: array for name, array in found.items() if isinstance(array, np.ndarray)}
 
 
 def _from_folder(
     path: Path, preprocessing: Preprocessing, classes: Sequence[str]
 ) -> tuple[FileImages, FileImages]:
-    names = list(classes) or _class_names(path / "train")
     splits = []
     for split in ("train", "val"):
         found = _class_names(path / split)
-        unknown = sorted(set(found) - set(names))
+        unknown = sorted(set(found) - set(classes))
         if unknown:
-            raise ConfigError(f"{path / split}: unknown class {unknown[0]!r}")
+            raise ConfigError(
+                f"{path / split}: unknown class {unknown[0]!r}; the classes are those of "
+                "task.class_names, or the folders of train/"
+            )
         files, labels = [], []
         for name in found:
             images = sorted(
                 p for p in (path / split / name).iterdir() if p.suffix.lower() in IMAGE_SUFFIXES
             )
             files += images
-            labels += [names.index(name)] * len(images)
+            labels += [classes.index(name)] * len(images)
         if not files:
-            raise ConfigError(f"{path / split}: its class folders hold no image")
+            kinds = ", ".join(sorted(IMAGE_SUFFIXES))
+            raise ConfigError(f"{path / split}: its class folders hold no image ({kinds})")
         splits.append(FileImages(files, np.array(labels, np.int64), preprocessing))
     return splits[0], splits[1]
 
@@ -201,7 +232,8 @@ def _from_folder(
 def _class_names(folder: Path) -> list[str]:
     if not folder.is_dir():
         raise ConfigError(f"{folder}: no such folder; data needs train/ and val/")
-    names = sorted(p.name for p in folder.iterdir() if p.is_dir())
+    # Tools leave hidden folders behind; as a class, one would shift the labels of all others.
+    names = sorted(p.name for p in folder.iterdir() if p.is_dir() and p.name[0] != ".")
     if not names:
         raise ConfigError(f"{folder}: has no class; put each class's images in a folder of its own")
     return names
@@ -215,13 +247,10 @@ def batches(
     Raises ConfigError naming the sample for values that are not finite or shapes that differ.
     """
     for start in range(0, len(indices), size):
-        chosen = indices[start : start + size]
-        pairs = [split[int(index)] for index in chosen]
-        try:
-            inputs = np.stack([np.asarray(pair[0], np.float32) for pair in pairs])
-            labels = np.stack([np.asarray(pair[1]) for pair in pairs])
-        except (ValueError, TypeError) as error:
-            raise ConfigError(f"samples {list(chosen)[:3]}... do not stack: {error}") from error
+        chosen = [int(index) for index in indices[start : start + size]]
+        samples = [_sample(split, index) for index in chosen]
+        inputs = _stacked(chosen, "inputs", [sample[0] for sample in samples]).astype(np.float32)
+        labels = _stacked(chosen, "targets", [sample[1] for sample in samples])
         finite = np.isfinite(inputs.reshape(len(inputs), -1)).all(axis=1)
         if not finite.all():
             bad = chosen[int(np.argmin(finite))]
@@ -229,16 +258,48 @@ def batches(
         yield inputs, labels.astype(np.int64 if labels.dtype.kind in "iub" else np.float32)
 
 
+def _sample(split: Split, index: int) -> tuple[Numbers, Numbers]:
+    """A sample as two arrays. Raises ConfigError that names it when it is no such thing."""
+    from pipeline.task import user_code  # which imports this file
+
+    with user_code(f"sample {index}"):
+        pair: object = split[index]
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+            raise ConfigError(
+                f"sample {index} is not a pair of input and target, but a {type(pair).__name__}"
+            )
+        arrays = np.asarray(pair[0]), np.asarray(pair[1])
+    for name, array in zip(("input", "target"), arrays, strict=True):
+        if array.dtype.kind not in "iubf":
+            raise ConfigError(f"sample {index}: its {name} is {array.dtype}, not numbers")
+    return arrays
+
+
+def _stacked(indices: Sequence[int], what: str, arrays: Sequence[Numbers]) -> Numbers:
+    """One array [n, ...] of n. Raises ConfigError naming two samples of unlike shape."""
+    for index, array in zip(indices, arrays, strict=True):
+        if array.shape != arrays[0].shape:
+            raise ConfigError(
+                f"the {what} of samples {indices[0]} and {index} differ in shape: "
+                f"{list(arrays[0].shape)} and {list(array.shape)}; make them alike"
+            )
+    return np.stack(arrays)
+
+
 def balanced_indices(split: Split, count: int, seed: int) -> list[int]:
     """`count` indices with the classes as even as they can be, in random order.
 
-    Needs the labels as `split.targets`, as torchvision's datasets have; without them, random.
+    Needs the labels as `split.targets`, as torchvision's datasets have; without one label a
+    sample there, random.
     """
     generator = np.random.default_rng(seed)
     order = generator.permutation(len(split))
-    targets = getattr(split, "targets", None)
-    if targets is not None:
-        labels = np.asarray(targets)[order]
+    try:
+        labels = np.asarray(getattr(split, "targets", ()))
+    except (TypeError, ValueError):  # of many shapes, or not on the CPU
+        labels = np.empty(0)
+    if labels.shape == order.shape and labels.dtype.kind in "iubUS":
+        labels = labels[order]
         turn = np.zeros(len(labels), np.int64)
         for label in np.unique(labels):
             turn[labels == label] = np.arange(np.count_nonzero(labels == label))
@@ -250,6 +311,8 @@ def augment(inputs: FloatArray, how: Augmentation, generator: np.random.Generato
     """Random crops after zero padding, and mirror images, of a batch [n, c, h, w]."""
     if how == "none":
         return inputs
+    if inputs.ndim != 4:
+        raise ConfigError(f"finetune.augment needs images [c, h, w], found {[*inputs.shape[1:]]}")
     count, _, height, width = inputs.shape
     edge = (CROP_PADDING, CROP_PADDING)
     padded = np.pad(inputs, ((0, 0), (0, 0), edge, edge))
@@ -268,4 +331,7 @@ def check_labels(targets: Targets, outputs: int) -> None:
         low, high = int(targets.min()), int(targets.max())
         if low < 0 or high >= outputs:
             bad = low if low < 0 else high
-            raise ConfigError(f"label {bad} is out of range: the network has {outputs} outputs")
+            raise ConfigError(
+                f"label {bad} is out of range: the network has {outputs} outputs; "
+                "check the labels, and task.classes"
+            )

@@ -7,20 +7,18 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.artifact import Checkpoint, Engine, OnnxModel
+from pipeline.artifact import Checkpoint, Engine, OnnxModel, Pruned
 from pipeline.bundle import Judged, Terms, judged, write_bundle
-from pipeline.data import Preprocessing
 from pipeline.digest import file_digest
 from pipeline.measure import EnginePair, score_engine, time_engines, weigh_engine
 from pipeline.recipe import Recipe
 from pipeline.report import markdown
 from pipeline.stages.build import Build
-from pipeline.stages.prune import PruneReport
 from pipeline.store import Runner, Store
 from profiles.device import DeviceProfile
 from profiles.host import this_host
 from profiles.measurement import EngineEvidence, Measurement
-from profiles.spec import read_spec
+from profiles.spec import Spec
 
 log = logging.getLogger("slimgate")
 
@@ -36,7 +34,7 @@ class Flow:
     dense: Checkpoint
     runner: Runner
 
-    def pruned(self) -> Checkpoint:
+    def pruned(self) -> Pruned:
         return self.runner.run("prune", self.recipe.prune, self.dense)
 
     def recovered(self) -> Checkpoint:
@@ -101,7 +99,7 @@ def measure(flow: Flow, dense: Engine, shipped: Engine) -> Measurement:
 
 def release(flow: Flow, store: Store, out: Path) -> Judged:
     """Run everything, judge, and write the bundle to `out`, whatever the verdict."""
-    dense, shipped = flow.built_dense(), flow.built()
+    dense, shipped, pruned = flow.built_dense(), flow.built(), flow.pruned()
     measurement = measure(flow, dense, shipped)
     terms = Terms(
         device_name=flow.recipe.target.device,
@@ -110,22 +108,18 @@ def release(flow: Flow, store: Store, out: Path) -> Judged:
         engine=shipped.path.name,
         dense=f"dense{dense.path.suffix}",
     )
-    found = judged(terms, measurement, file_digest(shipped.path))
-    pruned = flow.pruned()
-    assert pruned.plan is not None
-    report = read_spec(pruned.plan.with_name("prune.json"), PruneReport)
-    widths = {name: (group.units, group.kept) for name, group in report.groups.items()}
-    exported = shipped.source.report()
-    preprocessing = flow.dense.task.preprocessing
-    texts = {"recipe.json": flow.recipe, "export.json": exported, "prune.json": report}
-    if isinstance(preprocessing, Preprocessing):
-        texts["preprocess.json"] = preprocessing
+    found = judged(terms, pruned.report(), measurement, file_digest(shipped.path))
     files = {
         terms.engine: shipped.path,
         terms.dense: dense.path,
         "model.onnx": shipped.source.model,
         "plan.json": pruned.plan,
     }
-    page = markdown(found, widths, exported, store.records)
-    write_bundle(out, files, texts, found, page)
+    exported = shipped.source.report()
+    specs: dict[str, Spec] = {"recipe.json": flow.recipe, "export.json": exported}
+    if flow.dense.task.preprocessing:
+        specs["preprocess.json"] = flow.dense.task.preprocessing
+    page = markdown(found, exported, store.records)
+    with store.alone(f"write {out.resolve()}"):
+        write_bundle(out, files, specs, found, page)
     return found

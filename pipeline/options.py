@@ -1,5 +1,6 @@
 """A recipe's choice of a plugin: its name, or a table with the name and the plugin's own fields."""
 
+import json
 from typing import TypeVar
 
 from pydantic import BeforeValidator, PlainSerializer, ValidationError
@@ -23,9 +24,11 @@ def choice(package: str, base: type[S]) -> tuple[BeforeValidator, PlainSerialize
         fields = {key: field for key, field in options.items() if key != "name"}
         try:
             kind = plugin(package, options["name"], base)
-            return kind.model_validate(fields)
+            # In JSON mode, as the recipe itself is read.
+            return kind.model_validate_json(json.dumps(fields, default=str), strict=True)
         except ValidationError as error:
-            raise ValueError(explain(error, kind, options["name"])) from error
+            faults = explain(error, kind, options["name"])
+            raise ValueError(faults.replace("\n", "; ")) from error
         except ConfigError as error:
             raise ValueError(str(error)) from error
 

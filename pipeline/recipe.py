@@ -9,6 +9,8 @@ from pipeline.stages.prune import Prune
 from pipeline.stages.recover import Recover
 from pipeline.task import TaskSpec
 from profiles.device import Budget, DeviceProfile, load_device
+from profiles.errors import ConfigError
+from profiles.plugins import plugin_names
 from profiles.spec import Spec, read_spec
 
 
@@ -39,8 +41,22 @@ def read_recipe(path: Path) -> tuple[Recipe, DeviceProfile]:
     ratio. Raises ConfigError naming each wrong key.
     """
     recipe = read_spec(path, Recipe)
-    device = load_device(recipe.target.device, path.parent)
+    try:
+        device = load_device(recipe.target.device, path.parent)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: target.device: {error}") from error
+    engines = plugin_names("exporters.engines")
+    if device.engine not in engines:
+        raise ConfigError(
+            f"{path}: target.device: {recipe.target.device} has the engine {device.engine!r}, "
+            f"which is none of: {', '.join(engines)}"
+        )
     prune = recipe.prune.resolved(device.channel_multiple)
     if prune.macs_ratio is None and prune.allocator.knob() is None:
+        if recipe.target.budget.macs_ratio is None:
+            raise ConfigError(
+                f"{path}: prune: how much? set prune.macs_ratio, target.budget.macs_ratio, "
+                "or the allocator's own ratios"
+            )
         prune = prune.model_copy(update={"macs_ratio": recipe.target.budget.macs_ratio})
     return recipe.model_copy(update={"prune": prune}), device

@@ -26,4 +26,4 @@ def remeasure(bundle: Path, settings: Measure) -> Judged:
             "latency": time_engines(engines, terms.device, settings),
         }
     )
-    return judged(terms, measurement, file_digest(engines.shipped))
+    return judged(terms, before.pruned, measurement, file_digest(engines.shipped))

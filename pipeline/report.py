@@ -1,9 +1,9 @@
 """The verdict as people read it: a table on the terminal, and a page of Markdown."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-from pipeline.artifact import ExportReport
+from pipeline.artifact import ExportReport, PruneReport
 from pipeline.bundle import Judged
 from pipeline.store import StageRecord
 
@@ -54,6 +54,8 @@ def text(found: Judged) -> str:
         [
             _aligned([head, *comparison(found)]),
             "",
+            macs_line(found.pruned),
+            "",
             _aligned([checks, *check_lines(found)]),
             "",
             f"verdict: {found.verdict.status.upper()}",
@@ -61,17 +63,20 @@ def text(found: Judged) -> str:
     )
 
 
-def markdown(
-    found: Judged,
-    widths: Mapping[str, tuple[int, int]],
-    exported: ExportReport,
-    stages: Sequence[StageRecord],
-) -> str:
-    """One page: verdict, budget, comparison, layers, provenance.
+def macs_line(pruned: PruneReport) -> str:
+    """Asked and achieved, side by side."""
+    asked = "" if pruned.macs_ratio_asked is None else f", {pruned.macs_ratio_asked:.3f} asked"
+    return (
+        f"pruned to {pruned.macs / 1e6:.3f} of {pruned.macs_dense / 1e6:.3f} MMACs "
+        f"({2 * pruned.macs / 1e6:.3f} of {2 * pruned.macs_dense / 1e6:.3f} MFLOPs): "
+        f"{pruned.macs_ratio:.3f} achieved{asked}"
+    )
 
-    `widths` are units before and after, by group.
-    """
+
+def markdown(found: Judged, exported: ExportReport, stages: Sequence[StageRecord]) -> str:
+    """One page: verdict, budget, comparison, layers, provenance."""
     host, measurement = found.measurement.host, found.measurement
+    refused = found.pruned.refused
     sections = [
         f"# {found.verdict.status.upper()}: {found.terms.device_name}",
         f"{found.terms.device.description}. Engine `{found.terms.engine}`, "
@@ -86,11 +91,12 @@ def markdown(
         f"{len(measurement.shipped.scores)} validation samples. Peak memory is what loading "
         "and running adds to a process that has only imported the runtime "
         f"({measurement.shipped.memory[0].method}).",
-        "## Channels\n\n"
+        f"## Channels\n\n{macs_line(found.pruned).capitalize()}.\n\n"
         + _table(
-            ("group", "before", "after"),
-            [(name, str(before), str(after)) for name, (before, after) in widths.items()],
-        ),
+            ("first layer of the group", "before", "after"),
+            [(name, str(g.units), str(g.kept)) for name, g in found.pruned.groups.items()],
+        )
+        + "".join(f"\n\nNot pruned: {_cell(n)}: {why}." for n, why in refused.items()),
         "## Export\n\n"
         f"By {exported.method}, opset {exported.opset}, {exported.nodes_exported} nodes, "
         f"{exported.nodes} after simplifying; largest relative difference to torch "

@@ -79,10 +79,11 @@ def collect(
             pairs = _norms(network, names, feed[:1])
             sums = _prepare(network, names, pairs)
         sources = {pairs.get(name, name): name for name in names}
-        with _watching(layers, sources, sums), torch.enable_grad():
-            # The sum over samples, so that batches of any size weigh by their samples.
-            loss = loss_of(network, task.loss, feed, targets) * len(inputs)
-        loss.backward()
+        with _watching(layers, sources, sums) as watch, torch.enable_grad():
+            with watch:
+                # The sum over samples, so that batches of any size weigh by their samples.
+                loss = loss_of(network, task.loss, feed, targets) * len(inputs)
+            loss.backward()
         samples += len(inputs)
     if pairs is None:
         raise StageError("there are no calibration samples")
@@ -157,16 +158,16 @@ def _prepare(
 @contextlib.contextmanager
 def _watching(
     layers: Mapping[str, nn.Module], sources: Mapping[str, str], sums: Mapping[str, _Sums]
-) -> Iterator[None]:
-    """Hook the forward pass of one batch: `sources` maps the layer that gives u to its name."""
+) -> Iterator["_Watch"]:
+    """Hooks for one batch: `sources` maps the layer that gives u to its name."""
     watch = _Watch(sums)
     handles = [
         layers[source].register_forward_hook(watch.source(name)) for source, name in sources.items()
     ]
     try:
-        with watch:
-            yield
+        yield watch
     finally:
+        watch.release()
         for handle in handles:
             handle.remove()
 
@@ -186,6 +187,7 @@ class _Watch(TorchFunctionMode):
     def __init__(self, sums: Mapping[str, _Sums]) -> None:
         super().__init__()
         self._sums = sums
+        self._holders: list[list[Tensor]] = []
         self._seen: dict[int, tuple[str, list[Tensor], bool]] = {}
 
     def source(self, name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
@@ -193,6 +195,7 @@ class _Watch(TorchFunctionMode):
 
         def hook(layer: nn.Module, _: tuple[Tensor, ...], u: Tensor) -> None:
             holder = [u]  # replaced by a copy before anything overwrites u
+            self._holders.append(holder)
             last = isinstance(layer, nn.Linear)
             self._seen[id(u)] = (name, holder, last)
 
@@ -206,6 +209,11 @@ class _Watch(TorchFunctionMode):
             u.register_hook(backward)
 
         return hook
+
+    def release(self) -> None:
+        """Let go of the batch's tensors: u and the hook on it hold each other."""
+        for holder in self._holders:
+            holder.clear()
 
     def __torch_function__(
         self,
@@ -243,11 +251,14 @@ class _Watch(TorchFunctionMode):
 
 
 def _per_sample(gradient: Tensor, value: Tensor, channels_last: bool) -> Tensor:
-    """The sum over positions of gradient * value: [samples, channels], float64."""
-    product = gradient.detach().double() * value.detach()
+    """The sum over positions of gradient * value: [samples, channels], float64.
+
+    One sample is summed in the network's own precision; samples are added up in float64.
+    """
+    product = gradient.detach() * value.detach()
     if channels_last:
-        return product.reshape(len(product), -1, product.shape[-1]).sum(1)
-    return product.flatten(2).sum(2) if product.dim() > 2 else product
+        return product.reshape(len(product), -1, product.shape[-1]).sum(1).double()
+    return (product.flatten(2).sum(2) if product.dim() > 2 else product).double()
 
 
 def _stats(

@@ -21,7 +21,7 @@ import platformdirs
 from filelock import FileLock, Timeout
 from pydantic import NonNegativeFloat, NonNegativeInt
 
-from pipeline.digest import file_digest
+from pipeline.digest import file_digest, value_digest
 from pipeline.stage import In, Out, Stage
 from profiles.errors import ConfigError, StageError
 from profiles.spec import Spec, read_spec
@@ -98,6 +98,12 @@ class Store:
     def has(self, key: str) -> bool:
         """Whether the result `key` is in the store, whole."""
         return self._is_whole(self._root / "done" / key)
+
+    @contextlib.contextmanager
+    def alone(self, purpose: str) -> Iterator[None]:
+        """Keep other runs on this store from doing `purpose` at the same time."""
+        with FileLock(self._root / "locks" / value_digest(purpose)):
+            yield
 
     def _make(self, name: str, stage: Stage[In, Out], source: In, key: str) -> None:
         log.info("%s ...", name)

@@ -3,7 +3,10 @@
 import contextlib
 import difflib
 import importlib.util
+import os
+import re
 import sys
+import sysconfig
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -11,7 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Self, cast
 
 import numpy as np
-from pydantic import Discriminator, Field, PositiveFloat, PositiveInt, Tag, model_validator
+from pydantic import (
+    AfterValidator,
+    Discriminator,
+    PositiveFloat,
+    PositiveInt,
+    Tag,
+    model_validator,
+)
 
 from pipeline.data import FloatArray, Preprocessing, Split, Targets, load_images
 from pipeline.digest import file_digest, path_digest, value_digest
@@ -21,6 +31,25 @@ from profiles.spec import Spec
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+OURS = Path(__file__).parents[1]
+NOT_THE_USERS = (
+    *(sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib")),
+    *(str(OURS / name) + os.sep for name in ("pipeline", "exporters", "profiles")),
+    "<",
+)
+"""Where a line that raised an error is nobody's to mend who uses slimgate."""
+
+
+def _says(form: str, pattern: str) -> AfterValidator:
+    """Hold a string to `pattern`, and tell the form it should have in words."""
+
+    def check(value: str) -> str:
+        if not re.fullmatch(pattern, value):
+            raise ValueError(f"give {form}")
+        return value
+
+    return AfterValidator(check)
 
 
 def cross_entropy(outputs: "Tensor", targets: "Tensor") -> "Tensor":
@@ -56,7 +85,12 @@ class Task:
 class ConfiguredTask(Spec):
     """Classification without a line of code."""
 
-    network: str = Field(pattern=r"^(torchvision:.+|timm:.+|.+\.py:\w+)$")
+    network: Annotated[
+        str,
+        _says(
+            "torchvision:NAME, timm:NAME or FILE.py:FUNCTION", r"(torchvision|timm):.+|.+\.py:\w+"
+        ),
+    ]
     """`torchvision:NAME`, `timm:NAME` or `FILE.py:FUNCTION`."""
     classes: PositiveInt | None = None
     """Number of outputs, where it is not the model's default."""
@@ -83,8 +117,10 @@ class ConfiguredTask(Spec):
         """The task, its paths relative to `base`."""
         names = self.class_names
         lines = _lines(base / names) if names else []
-        if self.classes and lines and len(lines) != self.classes:
-            raise ConfigError(f"{names}: {len(lines)} names for {self.classes} classes")
+        if names and (not lines or len(set(lines)) < len(lines)):
+            raise ConfigError(f"{base / names}: must name each class once, one a line")
+        if names and self.classes and len(lines) != self.classes:
+            raise ConfigError(f"{base / names}: {len(lines)} names for {self.classes} classes")
         train, validation = load_images(
             base / self.data, self.preprocessing(), lines, self.allow_missing_classes
         )
@@ -111,7 +147,7 @@ class ConfiguredTask(Spec):
 class FileTask(Spec):
     """A function of yours, `FILE.py:FUNCTION`, that returns a pipeline.task.Task."""
 
-    file: str = Field(pattern=r"^.+\.py:\w+$")
+    file: Annotated[str, _says("FILE.py:FUNCTION", r".+\.py:\w+")]
     weights: str | None = None
     """safetensors for the network; without it, `network()` returns a trained one."""
     inputs: tuple[str, ...] = ()
@@ -123,7 +159,11 @@ class FileTask(Spec):
             task = user_function(self.file, base)()
         if not isinstance(task, Task):
             raise ConfigError(f"{self.file} returned {type(task).__name__}, not pipeline.task.Task")
-        if min(len(task.train), len(task.validation)) == 0:
+        if not callable(task.network) or hasattr(task.network, "state_dict"):
+            raise ConfigError(f"{self.file}: Task.network must be a function that builds a network")
+        with user_code(f"{self.file}: the length of the data"):
+            least = min(len(task.train), len(task.validation))
+        if least == 0:
             raise ConfigError(f"{self.file}: training and validation data must not be empty")
         return task
 
@@ -188,6 +228,7 @@ def user_function(reference: str, base: Path) -> "Callable[[], object]":
     if spec is None or spec.loader is None:
         raise ConfigError(f"{path}: not a Python file")
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses look for the names in annotations
     with user_code(str(path)):
         spec.loader.exec_module(module)
     found = getattr(module, function, None)
@@ -198,16 +239,28 @@ def user_function(reference: str, base: Path) -> "Callable[[], object]":
 
 @contextlib.contextmanager
 def user_code(what: str) -> Iterator[None]:
-    """Turn whatever the user's code raises into a ConfigError that names the line."""
+    """Turn whatever the user's code raises into a ConfigError that names the line.
+
+    SystemExit too: a script that leaves must not look like a run that passed.
+    """
     try:
         yield
     except SlimgateError:
         raise
-    except Exception as error:
-        last = traceback.extract_tb(error.__traceback__)[-1]
+    except (Exception, SystemExit) as error:
         raise ConfigError(
-            f"{what} raised {type(error).__name__}: {error} ({last.filename}:{last.lineno})"
+            f"{what} raised {type(error).__name__}: {error} ({_line_of(error)})"
         ) from error
+
+
+def _line_of(error: BaseException) -> str:
+    """The last line of the user's own files, or of any where none of them is in it."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{error.filename}:{error.lineno}"
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [f for f in frames if not f.filename.startswith(NOT_THE_USERS)]
+    last = (own or frames)[-1]
+    return f"{last.filename}:{last.lineno}"
 
 
 def _known(model: str, models: list[str], source: str) -> None:
@@ -220,4 +273,5 @@ def _lines(path: Path) -> list[str]:
     try:
         return path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read ({error})") from error
+        why = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError(f"{path}: cannot be read ({why})") from error

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickletools
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,13 +26,17 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raw = path.read_bytes()
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
-    if raw[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
+    # A safetensors file begins with the length of its header, which may look like a pickle's
+    # first bytes; the brace after it does not.
+    if raw[8:9] != b"{" and _is_pickle(raw):
         raise IntegrityError(
             f"{path}: is a pickle, which may run code. Where you trust it, convert it once: "
             "safetensors.torch.save_file(torch.load(old, weights_only=True), new)"
         )
     try:
         length = struct.unpack("<Q", raw[:8])[0]
+        if raw[8:9] != b"{" or length > len(raw) - 8:
+            raise ConfigError(f"{path}: not a safetensors file, or cut short; write it again")
         if length > MAX_HEADER_BYTES or len(json.loads(raw[8 : 8 + length])) > MAX_TENSORS:
             raise ConfigError(f"{path}: its header is larger than any real network's")
         return dict(load(raw))
@@ -39,6 +44,16 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise
     except Exception as error:  # safetensors raises a bare SafetensorError
         raise ConfigError(f"{path}: not a readable safetensors file ({error})") from error
+
+
+def _is_pickle(raw: bytes) -> bool:
+    """Whether it is one of torch's archives or reads as a pickle to the end; nothing of it runs."""
+    if raw[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
+        return True
+    try:
+        return sum(1 for _ in pickletools.genops(raw)) > 1
+    except Exception:  # whatever stands where an opcode or its argument should
+        return False
 
 
 def write_weights(network: nn.Module, path: Path) -> None:
@@ -83,6 +98,9 @@ def load_weights(network: nn.Module, tensors: Mapping[str, Tensor], where: str) 
     ]
     if faults:
         raise ConfigError(f"{where} does not fit the network: {'; '.join(faults)}")
+    for name in wanted:
+        if name in tensors and bool(torch.isnan(tensors[name]).any()):
+            raise ConfigError(f"{where}: {name} holds NaN; the training went wrong, train again")
     with torch.no_grad():
         for name, value in wanted.items():
             if name in tensors:

@@ -114,8 +114,7 @@ def _timed(measurement: Measurement) -> str:
     runs = measurement.latency
     if len(runs) < MIN_PROCESSES:
         return f"{len(runs)} processes measured, {MIN_PROCESSES} needed"
-    calls = [times for run in runs for times in (run.dense, run.control, run.shipped)]
-    if not all(times.is_whole() for times in calls):
+    if not all(run.is_whole() for run in runs):
         return "samples are missing; measure again"
     if sum(len(run.shipped.wall_ns) for run in runs) < MIN_SAMPLES:
         return f"fewer than {MIN_SAMPLES} samples; measure for longer"

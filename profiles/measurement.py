@@ -1,18 +1,22 @@
 """Measurement: the raw samples one device gave, and the figures derived from them."""
 
 from collections.abc import Sequence
+from typing import Annotated, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import ConfigDict, NonNegativeInt, PositiveInt
+from pydantic import ConfigDict, Field
 
 from profiles.host import Host
 from profiles.spec import Spec
 from profiles.statistics import Interval, exact, log_mean_bounds, paired_drop
 
-SCHEMA_VERSION = 1
 NS_PER_MS = 1e6
 MIB = 1 << 20
+
+# What numpy and a float can hold; a longer number is no measurement.
+Nanoseconds = Annotated[int, Field(ge=0, lt=1 << 63)]
+Count = Annotated[int, Field(gt=0, lt=1 << 63)]
 
 
 class Evidence(Spec):
@@ -24,9 +28,9 @@ class Evidence(Spec):
 class CallTimes(Evidence):
     """One time a call, in order: wall and process CPU time, nanoseconds."""
 
-    wall_ns: tuple[NonNegativeInt, ...]
-    cpu_ns: tuple[NonNegativeInt, ...]
-    blocks: tuple[PositiveInt, ...]
+    wall_ns: tuple[Nanoseconds, ...]
+    cpu_ns: tuple[Nanoseconds, ...]
+    blocks: tuple[Count, ...]
     """The number of calls in each block; the n-th blocks of all engines are neighbours in time."""
 
     def is_whole(self) -> bool:
@@ -43,6 +47,11 @@ class LatencyRun(Evidence):
     warm: bool
     """Whether the warm-up settled before its time limit."""
     load_1min: float
+
+    def is_whole(self) -> bool:
+        """Whether all three are, with as many blocks."""
+        calls = (self.dense, self.control, self.shipped)
+        return all(c.is_whole() for c in calls) and len({len(c.blocks) for c in calls}) == 1
 
 
 class MemoryRun(Evidence):
@@ -61,9 +70,9 @@ class EngineEvidence(Evidence):
     """What is known of one engine file."""
 
     sha256: str
-    size_bytes: PositiveInt
-    macs: PositiveInt
-    parameters: PositiveInt
+    size_bytes: Count
+    macs: Count
+    parameters: Count
     scores: tuple[float, ...]
     """The task's metric for each validation sample, from this very engine."""
     memory: tuple[MemoryRun, ...]
@@ -72,7 +81,7 @@ class EngineEvidence(Evidence):
 class Measurement(Evidence):
     """Everything the gate may use: raw samples of one device, statistics derived from them."""
 
-    schema_version: int = SCHEMA_VERSION
+    schema_version: Literal[1] = 1
     device: str
     host: Host
     threads: int

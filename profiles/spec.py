@@ -3,15 +3,18 @@
 import difflib
 import json
 import tomllib
+from collections import Counter
 from pathlib import Path
 from types import UnionType
-from typing import TypeVar, get_args
+from typing import Annotated, TypeVar, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Tag, ValidationError
 
 from profiles.errors import ConfigError
 
 MAX_CONFIG_BYTES = 1 << 20
+MAX_FOUND = 80
+"""Characters of a wrong value that a message repeats."""
 
 S = TypeVar("S", bound="Spec")
 
@@ -29,49 +32,80 @@ def read_spec(path: Path, kind: type[S]) -> S:
     unknown or missing keys, wrong types, values out of range.
     """
     try:
-        raw = path.read_bytes()
+        with path.open("rb") as file:
+            raw = file.read(MAX_CONFIG_BYTES + 1)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
+    except ValueError as error:  # a NUL in the path
+        raise ConfigError(f"{path}: cannot be read ({error})") from error
     if len(raw) > MAX_CONFIG_BYTES:
-        raise ConfigError(f"{path}: {len(raw)} bytes, more than a configuration may have (1 MiB)")
+        raise ConfigError(f"{path}: larger than a configuration may be (1 MiB)")
     try:
-        text = raw.decode("utf-8")
-        data = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+        text = raw.decode("utf-8-sig")  # some editors begin a file with a mark
+        data = _json(text) if path.suffix == ".json" else tomllib.loads(text)
         # JSON mode is strict about numbers and strings, yet takes lists as tuples.
         return kind.model_validate_json(json.dumps(data, default=str), strict=True)
     except ValidationError as error:
         raise ConfigError(explain(error, kind, str(path))) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 text, save it as UTF-8 ({error})") from error
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: {error}") from error
 
 
+def _json(text: str) -> object:
+    """JSON in which no key comes twice: of two limits the laxer could be the one that counts."""
+
+    def table(pairs: list[tuple[str, object]]) -> dict[str, object]:
+        counts = Counter(name for name, _ in pairs)
+        twice = [name for name, count in counts.items() if count > 1]
+        if twice:
+            raise ValueError(f"{', '.join(twice)}: given twice")
+        return dict(pairs)
+
+    data: object = json.loads(text, object_pairs_hook=table)
+    return data
+
+
 def explain(error: ValidationError, kind: type[BaseModel], where: str) -> str:
     """One line for each wrong key: where, what was found, what is allowed."""
+    items = error.errors(include_url=False)
     lines = []
-    for item in error.errors(include_url=False):
-        key = ".".join(str(part) for part in item["loc"])
+    for item in items:
+        place = item["loc"]
+        if any(len(o["loc"]) > len(place) and o["loc"][: len(place)] == place for o in items):
+            continue  # what is wrong with a table as a whole comes of the keys in it
+        keys, names = _keys(kind, place)
+        start = ": ".join([where, *([".".join(keys)] if keys else [])])
         if item["type"] == "extra_forbidden":
-            names = sorted(_keys(kind, item["loc"][:-1]))
-            near = difflib.get_close_matches(str(item["loc"][-1]), names, n=1)
+            near = difflib.get_close_matches(keys[-1], names, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(names)}"
-            lines.append(f"{where}: {key}: unknown key; {hint}")
+            lines.append(f"{start}: unknown key; {hint}")
         elif item["type"] == "missing":
-            lines.append(f"{where}: {key}: missing")
+            lines.append(f"{start}: missing")
         else:
             message = item["msg"].removeprefix("Value error, ")
-            found = "" if isinstance(item["input"], dict) else f" (found {item['input']!r})"
-            lines.append(f"{where}: {key or 'file'}: {message}{found}")
+            value = repr(item["input"])
+            value = value if len(value) <= MAX_FOUND else f"{value[: MAX_FOUND - 3]}..."
+            found = "" if isinstance(item["input"], dict) else f" (found {value})"
+            lines.append(f"{start}: {message}{found}")
     return "\n".join(lines)
 
 
-def _keys(kind: type[BaseModel], location: tuple[int | str, ...]) -> set[str]:
-    """The keys allowed in the table at `location`."""
-    kinds = {kind}
+def _keys(kind: type[BaseModel], location: tuple[int | str, ...]) -> tuple[list[str], list[str]]:
+    """The keys of `location` as the file has them, and those allowed beside the last one."""
+    kinds, inside, tags = {kind}, {kind}, dict[str, type[BaseModel]]()
+    keys = []
     for part in location:
+        if part in tags:  # pydantic's name for the kind of a table, which no file has
+            inside, tags = {tags[str(part)]}, {}
+            continue
+        kinds = inside
+        keys.append(str(part))
         fields = [k.model_fields[str(part)] for k in kinds if str(part) in k.model_fields]
-        found = {model for field in fields for model in _models(field.annotation)}
-        kinds = found or kinds
-    return {name for k in kinds for name in k.model_fields}
+        inside = {model for field in fields for model in _models(field.annotation)} or kinds
+        tags = {tag: model for field in fields for tag, model in _tagged(field.annotation)}
+    return keys, sorted({name for k in kinds for name in k.model_fields})
 
 
 def _models(annotation: object) -> set[type[BaseModel]]:
@@ -79,3 +113,9 @@ def _models(annotation: object) -> set[type[BaseModel]]:
         return {annotation}
     is_union = isinstance(annotation, UnionType) or bool(get_args(annotation))
     return {m for a in get_args(annotation) for m in _models(a)} if is_union else set()
+
+
+def _tagged(annotation: object) -> list[tuple[str, type[BaseModel]]]:
+    """The kinds of table that a union tells apart, by their tags."""
+    parts = [get_args(a) for a in get_args(annotation) if get_origin(a) is Annotated]
+    return [(m.tag, model) for model, *meta in parts for m in meta if isinstance(m, Tag)]

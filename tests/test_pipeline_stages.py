@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from exporters.base import call_one, runtime
 from exporters.engines.ort import Ort
-from pipeline.artifact import Checkpoint, OnnxModel
+from pipeline.artifact import Checkpoint, OnnxModel, PruneReport
 from pipeline.data import FloatArray
 from pipeline.recoveries.bn_recalibrate import BnRecalibrate
 from pipeline.stages.build import Build
 from pipeline.stages.export import Export
 from pipeline.stages.finetune import FineTune, FineTuneReport
-from pipeline.stages.prune import Prune, PruneReport
+from pipeline.stages.prune import Prune
 from pipeline.stages.recover import Recover
 from pipeline.task import Task, cross_entropy
 from pipeline.weights import read_weights

@@ -56,10 +56,14 @@ class Ort(Exporter):
     suffix: ClassVar[str] = ".onnx"
 
     def build(self, model: Path, engine: Path) -> None:
+        from exporters.canonical import canonical  # needs onnx, which running does not
+
         options = _options(self.threads, optimise=True)
         options.optimized_model_filepath = str(engine)
         with _faults(StageError, f"ONNX Runtime cannot build {model.name}"):
             onnxruntime.InferenceSession(str(model), options, providers=[PROVIDER])
+        # ONNX Runtime orders and names the nodes it adds anew in every process.
+        engine.write_bytes(canonical(engine.read_bytes()))
 
     def open(self, engine: Path) -> OrtSession:
         # The file is optimised already; doing it again costs load time and triples the peak.

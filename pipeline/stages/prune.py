@@ -11,7 +11,7 @@ from pydantic import NonNegativeInt, PositiveInt
 from pipeline.allocation import Counts, MacsModel, counts_at, counts_for_macs, macs_model
 from pipeline.allocators import Allocator
 from pipeline.allocators.uniform import Uniform
-from pipeline.artifact import Checkpoint
+from pipeline.artifact import Checkpoint, GroupReport, Pruned, PruneReport
 from pipeline.criteria import Criterion, group_scores
 from pipeline.criteria.pro import Pro
 from pipeline.data import balanced_indices, batches
@@ -26,32 +26,11 @@ from pipeline.task import Task
 from pipeline.weights import write_weights
 from profiles.device import Fraction
 from profiles.errors import ConfigError, StageError
-from profiles.spec import Spec
 
 log = logging.getLogger("slimgate")
 
 
-class GroupReport(Spec):
-    """What became of one group."""
-
-    units: int
-    kept: int
-    lowest_kept: float
-    highest_removed: float | None
-
-
-class PruneReport(Spec):
-    """Asked and achieved, and what could not be pruned."""
-
-    macs_ratio_asked: float | None
-    macs_ratio: float
-    macs_dense: int
-    macs: int
-    groups: dict[str, GroupReport]
-    refused: dict[str, str]
-
-
-class Prune(Stage[Checkpoint, Checkpoint]):
+class Prune(Stage[Checkpoint, Pruned]):
     """Structured pruning: whole channels leave every layer that shares them."""
 
     LIBRARIES: ClassVar[tuple[str, ...]] = ("torch", "torch-pruning", "numpy")
@@ -100,8 +79,8 @@ class Prune(Stage[Checkpoint, Checkpoint]):
             *(2 * report.macs / 1e6, 2 * report.macs_dense / 1e6, report.macs_ratio, asked),
         )
 
-    def load(self, source: Checkpoint, out: Path, key: str) -> Checkpoint:
-        return Checkpoint(key, source.task, out / "model.safetensors", out / "plan.json")
+    def load(self, source: Checkpoint, out: Path, key: str) -> Pruned:
+        return Pruned(key, source.task, out / "model.safetensors", out / "plan.json")
 
     def _counts(self, found: Groups, model: MacsModel) -> Counts:
         if self.multiple is None or self.floor is None:

@@ -1,0 +1,120 @@
+"""A measurement whose every figure is known by hand, to be spoiled one thing at a time."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from profiles.device import Budget, DeviceProfile
+from profiles.gate import Check, Verdict, judge
+from profiles.host import Host
+from profiles.measurement import CallTimes, EngineEvidence, LatencyRun, Measurement, MemoryRun
+
+NAME = "box"
+DEVICE = DeviceProfile(description="a test", machine="x86_64")
+SHA = "5" * 64
+MS = 1_000_000
+MIB = 1 << 20
+METRICS = tuple(Budget.model_fields)
+COUNTS = ("macs", "macs_ratio", "parameters", "engine_size_mib")
+TIMES = ("latency_p50_ms", "latency_p95_ms", "latency_p50_ratio")
+
+
+def calls(wall_ms: float, cpu_ms: float, blocks: Sequence[int] = (6, 6)) -> CallTimes:
+    """Calls that all take as long."""
+    count = sum(blocks)
+    wall, cpu = round(wall_ms * MS), round(cpu_ms * MS)
+    return CallTimes(wall_ns=(wall,) * count, cpu_ns=(cpu,) * count, blocks=tuple(blocks))
+
+
+def run(shipped_ms: float = 2.0, control_ms: float = 4.0) -> LatencyRun:
+    """A process: dense takes 5 ms of wall and 4 ms of CPU time, shipped twice its CPU time."""
+    return LatencyRun(
+        dense=calls(5, 4),
+        control=calls(5, control_ms),
+        shipped=calls(2 * shipped_ms, shipped_ms),
+        warm=True,
+        load_1min=0.5,
+    )
+
+
+def weighed(peak_mib: float = 60.0, baseline_mib: float = 40.0) -> MemoryRun:
+    return MemoryRun(
+        baseline_mib=baseline_mib, peak_mib=peak_mib, steady_mib=peak_mib - 5, method="VmRSS, VmHWM"
+    )
+
+
+def engine(sha256: str, macs: int, scores: Sequence[float]) -> EngineEvidence:
+    return EngineEvidence(
+        sha256=sha256,
+        size_bytes=macs * MIB // 500,
+        macs=macs,
+        parameters=macs // 10,
+        scores=tuple(scores),
+        memory=(weighed(), weighed(), weighed()),
+    )
+
+
+def measurement() -> Measurement:
+    """500 of 1000 MACs, 50 parameters, 1 MiB, 4 ms, half the CPU time, 20 MiB; 40 of 400 lost."""
+    return Measurement(
+        device=NAME,
+        host=Host(machine="x86_64", cpu="a CPU", cores=1, system="Linux", versions={}),
+        threads=1,
+        dense=engine("d" * 64, 1000, [1.0] * 400),
+        shipped=engine(SHA, 500, [0.0] * 40 + [1.0] * 360),
+        latency=(run(),) * 5,
+    )
+
+
+@dataclass(frozen=True)
+class Case:
+    """All that a judgement depends on."""
+
+    measurement: Measurement
+    limits: Mapping[str, float]
+    device_name: str = NAME
+    device: DeviceProfile = DEVICE
+    sha256: str = SHA
+
+    def verdict(self) -> Verdict:
+        budget = Budget.model_validate(self.limits)
+        return judge(self.measurement, budget, self.device_name, self.device, self.sha256)
+
+    def check(self) -> Check:
+        (check,) = self.verdict().checks
+        return check
+
+    def timed(self, runs: Sequence[LatencyRun]) -> "Case":
+        return replace(
+            self, measurement=self.measurement.model_copy(update={"latency": tuple(runs)})
+        )
+
+    def weighed(self, runs: Sequence[MemoryRun]) -> "Case":
+        return self.shipped("memory", tuple(runs))
+
+    def scored(self, scores: Sequence[float]) -> "Case":
+        return self.shipped("scores", tuple(scores))
+
+    def shipped(self, field: str, value: object) -> "Case":
+        """The case with one field of the shipped engine replaced, and not validated."""
+        shipped = self.measurement.shipped.model_copy(update={field: value})
+        return replace(self, measurement=self.measurement.model_copy(update={"shipped": shipped}))
+
+    def limited(self, metric: str, limit: float) -> "Case":
+        return replace(self, limits={**self.limits, metric: limit})
+
+
+LOOSE: Mapping[str, float] = {
+    "top1_drop": 0.2,
+    "macs": 600,
+    "macs_ratio": 0.6,
+    "parameters": 60,
+    "engine_size_mib": 1.5,
+    "latency_p50_ms": 4.5,
+    "latency_p95_ms": 4.5,
+    "latency_p50_ratio": 0.6,
+    "peak_memory_mib": 25,
+}
+
+
+def loose(*metrics: str) -> Case:
+    return Case(measurement(), {metric: LOOSE[metric] for metric in metrics})

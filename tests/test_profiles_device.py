@@ -1,0 +1,96 @@
+"""Devices and budgets: the shipped ones load, and a limit that allows anything is none."""
+
+from pathlib import Path
+
+import pytest
+
+from exporters.base import runtime
+from profiles.device import Budget, DeviceProfile, device_names, load_device
+from profiles.errors import ConfigError
+from profiles.spec import read_spec
+
+
+def budget(folder: Path, text: str) -> Budget:
+    path = folder / "budget.toml"
+    path.write_text(text)
+    return read_spec(path, Budget)
+
+
+@pytest.mark.parametrize("name", device_names())
+def test_every_shipped_device_loads_and_names_a_runtime(name: str) -> None:
+    device = load_device(name, Path("nowhere"))
+    assert device.description
+    assert runtime(device.engine, device.threads).threads == device.threads
+
+
+def test_the_shipped_devices_are_the_documented_ones() -> None:
+    assert device_names() == ("host", "raspberry-pi-5", "x86-64")
+    assert load_device("host", Path()).machine is None
+    assert load_device("raspberry-pi-5", Path()).machine == "aarch64"
+    assert load_device("x86-64", Path()).machine == "x86_64"
+
+
+def test_a_device_of_ones_own_is_found_by_its_path_beside_the_recipe(tmp_path: Path) -> None:
+    (tmp_path / "own").mkdir()
+    path = tmp_path / "own" / "board.toml"
+    path.write_text('description = "mine"\nthreads = 2')
+    want = DeviceProfile(description="mine", threads=2)
+    assert load_device("own/board.toml", tmp_path) == want
+    assert load_device(str(path), Path("elsewhere")) == want
+
+
+@pytest.mark.parametrize("name", ["hosts", "", "../host", "host ", "devices/host"])
+def test_an_unknown_device_is_told_the_known_ones(name: str) -> None:
+    with pytest.raises(ConfigError, match="raspberry-pi-5") as refused:
+        load_device(name, Path())
+    assert repr(name) in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "text", ["", 'description = "x"\nthreads = 0', 'description = "x"\nthread = 1', "threads = 1"]
+)
+def test_a_device_with_a_wrong_key_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "bad.toml").write_text(text)
+    with pytest.raises(ConfigError, match=r"bad\.toml"):
+        load_device("bad.toml", tmp_path)
+
+
+def test_a_budget_holds_the_limits_that_are_set(tmp_path: Path) -> None:
+    found = budget(tmp_path, "top1_drop = 0\nmacs = 5\nlatency_p50_ratio = 1.5")
+    assert found.limits() == {"top1_drop": 0, "macs": 5, "latency_p50_ratio": 1.5}
+
+
+def test_a_budget_without_any_limit_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="at least one of: top1_drop, macs"):
+        budget(tmp_path, "")
+
+
+@pytest.mark.parametrize("name", Budget.model_fields)
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "-1", "1e400", '"1"', "true", "[1]"])
+def test_no_limit_may_be_negative_or_no_number(tmp_path: Path, name: str, value: str) -> None:
+    with pytest.raises(ConfigError, match=name):
+        budget(tmp_path, f"{name} = {value}")
+
+
+@pytest.mark.parametrize("name", [name for name in Budget.model_fields if name != "top1_drop"])
+def test_no_cost_may_be_zero(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match=f"{name}: .*greater than 0"):
+        budget(tmp_path, f"{name} = 0")
+
+
+@pytest.mark.parametrize("name", ["macs_ratio", "top1_drop"])
+@pytest.mark.parametrize("value", ["1", "1.0", "1.5", "70"])
+def test_a_fraction_is_below_one(tmp_path: Path, name: str, value: str) -> None:
+    with pytest.raises(ConfigError, match=f"{name}: .*less than 1"):
+        budget(tmp_path, f"{name} = {value}")
+
+
+@pytest.mark.parametrize("name", ["macs", "parameters"])
+def test_a_count_is_whole(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match=name):
+        budget(tmp_path, f"{name} = 1.5")
+
+
+def test_a_limit_in_another_unit_is_unknown(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="did you mean 'latency_p50_ms'"):
+        budget(tmp_path, "latency_p50_us = 5")

@@ -1,0 +1,99 @@
+"""What the gate never does, whatever the evidence: properties of passes and refusals."""
+
+import math
+
+from evidence import TIMES, Case, loose, measurement, run, weighed
+from hypothesis import given
+from hypothesis import strategies as st
+
+RESIDENT = st.one_of(st.floats(-10, 1000), st.sampled_from([math.nan, math.inf, -math.inf]))
+
+
+@given(st.lists(st.tuples(RESIDENT, RESIDENT), max_size=5), st.floats(0.1, 1000))
+def test_a_pass_is_finite_and_within_and_a_failure_surely_over(
+    pairs: list[tuple[float, float]], limit: float
+) -> None:
+    runs = [weighed(peak, baseline) for peak, baseline in pairs]
+    check = loose("peak_memory_mib").weighed(runs).limited("peak_memory_mib", limit).check()
+    if check.status == "pass":
+        assert math.isfinite(check.upper)
+        assert check.upper <= limit
+        assert all(peak > baseline for peak, baseline in pairs)
+    if check.status == "fail":
+        assert check.lower > limit
+
+
+@given(
+    st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60),
+    st.integers(0, 59),
+    st.floats(0, 0.99),
+)
+def test_losing_one_more_sample_never_turns_a_refusal_into_a_pass(
+    pairs: list[tuple[bool, bool]], place: int, limit: float
+) -> None:
+    dense, shipped = ([float(p[i]) for p in pairs] for i in range(2))
+    worse = [0.0 if i == place else score for i, score in enumerate(shipped)]
+    whole = measurement()
+    source = whole.model_copy(
+        update={"dense": whole.dense.model_copy(update={"scores": tuple(dense)})}
+    )
+    case = Case(source, {"top1_drop": limit})
+    if case.scored(shipped).check().status != "pass":
+        assert case.scored(worse).check().status != "pass"
+
+
+@given(
+    st.lists(st.floats(41, 100), min_size=3, max_size=5),
+    st.integers(0, 4),
+    st.floats(0, 50),
+    st.floats(1, 80),
+)
+def test_more_memory_never_turns_a_refusal_into_a_pass(
+    peaks: list[float], place: int, more: float, limit: float
+) -> None:
+    worse = [peak + more * (i == place) for i, peak in enumerate(peaks)]
+    before, after = (
+        loose("peak_memory_mib")
+        .weighed([weighed(peak) for peak in run_peaks])
+        .limited("peak_memory_mib", limit)
+        .check()
+        for run_peaks in (peaks, worse)
+    )
+    if before.status != "pass":
+        assert after.status != "pass"
+
+
+TIMED = st.lists(st.integers(100, 400), min_size=5, max_size=8)
+
+
+@given(TIMED, st.integers(2, 5), st.sampled_from(TIMES), st.floats(0.1, 12))
+def test_slowing_every_call_never_turns_a_refusal_into_a_pass(
+    times: list[int], factor: int, metric: str, limit: float
+) -> None:
+    before, after = (
+        loose(metric)
+        .timed([run(shipped_ms=by * time / 100) for time in times])
+        .limited(metric, limit)
+        .check()
+        for by in (1, factor)
+    )
+    if before.status != "pass":
+        assert after.status != "pass"
+
+
+@given(TIMED, st.integers(0, 7), st.integers(1, 400), st.sampled_from(TIMES), st.floats(0.1, 12))
+def test_slowing_one_process_never_turns_a_failure_into_a_pass(
+    times: list[int], place: int, more: int, metric: str, limit: float
+) -> None:
+    # A fast process that slows down may settle the noise it made: from inconclusive it can pass.
+    slower = [time + more * (i == place) for i, time in enumerate(times)]
+    before, after = (
+        loose(metric)
+        .timed([run(shipped_ms=time / 100) for time in process])
+        .limited(metric, limit)
+        .check()
+        for process in (times, slower)
+    )
+    if before.status == "fail":
+        assert after.status != "pass"
+    assert after.status != "pass" or after.measured <= limit

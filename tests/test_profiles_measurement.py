@@ -1,0 +1,218 @@
+"""Raw samples: what they are read back as, and the figures that follow from them."""
+
+import math
+
+import numpy as np
+import pytest
+from evidence import MS, calls, engine, measurement, run, weighed
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from profiles.measurement import (
+    CallTimes,
+    LatencyRun,
+    Measurement,
+    cpu_ratio,
+    figures,
+    peak_mib,
+    top1_drop,
+    wall_ms,
+)
+
+
+def cpu(*blocks: list[int]) -> CallTimes:
+    """Calls whose wall and CPU times are alike, in these blocks."""
+    times = tuple(time for block in blocks for time in block)
+    return CallTimes(wall_ns=times, cpu_ns=times, blocks=tuple(map(len, blocks)))
+
+
+def test_a_measurement_is_read_back_as_it_was() -> None:
+    found = measurement()
+    assert Measurement.model_validate_json(found.model_dump_json()) == found
+
+
+@given(
+    st.lists(st.floats(allow_nan=True, allow_infinity=True), max_size=6),
+    st.floats(allow_nan=True, allow_infinity=True),
+)
+def test_evidence_that_is_not_finite_is_read_back_as_it_was(
+    scores: list[float], peak: float
+) -> None:
+    spoiled = engine("a" * 64, 500, scores).model_copy(update={"memory": (weighed(peak),)})
+    written = measurement().model_copy(update={"shipped": spoiled}).model_dump_json()
+    found = Measurement.model_validate_json(written).shipped
+    assert np.array_equal(found.scores, scores, equal_nan=True)
+    assert np.array_equal(found.memory[0].peak_mib, peak, equal_nan=True)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"schema_version":1', '"schema_version":2'),
+        ('"macs":500', '"macs":0'),
+        ('"macs":500', '"macs":NaN'),
+        ('"macs":500', f'"macs":{10**400}'),
+        ('"macs":500,', ""),
+        ('"macs":500', '"macs":500,"more":1'),
+        ('"wall_ns":[5000000', '"wall_ns":[-1'),
+        ('"wall_ns":[5000000', f'"wall_ns":[{2**63}'),
+        ('"blocks":[6', '"blocks":[0'),
+        ('"cpu":"a CPU",', ""),
+    ],
+)
+def test_evidence_no_measurement_can_give_is_refused(old: str, new: str) -> None:
+    text = measurement().model_dump_json()
+    assert old in text
+    with pytest.raises(ValidationError):
+        Measurement.model_validate_json(text.replace(old, new))
+
+
+@pytest.mark.parametrize(
+    ("wall", "cpu_times", "blocks", "whole"),
+    [
+        (3, 3, (1, 2), True),
+        (3, 2, (1, 2), False),
+        (2, 3, (1, 2), False),
+        (3, 3, (1, 1), False),
+        (0, 0, (), False),
+    ],
+)
+def test_times_are_whole_when_they_are_as_many_as_their_blocks_say(
+    wall: int, cpu_times: int, blocks: tuple[int, ...], whole: bool
+) -> None:
+    times = CallTimes(wall_ns=(5,) * wall, cpu_ns=(5,) * cpu_times, blocks=blocks)
+    assert times.is_whole() == whole
+
+
+def test_a_process_is_whole_when_its_engines_have_as_many_blocks() -> None:
+    whole = run()
+    assert whole.is_whole()
+    for engine_name in ("dense", "control", "shipped"):
+        for blocks in ((12,), (4, 4, 4)):
+            times = calls(5, 4, blocks)
+            assert not whole.model_copy(update={engine_name: times}).is_whole()
+
+
+def test_a_machine_that_changes_speed_leaves_the_ratio_as_it_is() -> None:
+    dense = cpu([100] * 5, [200] * 5, [400] * 5, [50] * 5)
+    shipped = cpu([60] * 5, [120] * 5, [240] * 5, [30] * 5)
+    assert cpu_ratio([shipped], [dense]).measured == pytest.approx(0.6)
+
+
+def test_the_ratio_pairs_blocks_even_when_one_engine_made_more_calls_while_it_was_fast() -> None:
+    dense, shipped = cpu([100], [200] * 9, [200] * 9), cpu([50] * 9, [100], [100])
+    assert cpu_ratio([shipped], [dense]).measured == pytest.approx(0.5)
+    overall = np.median(shipped.cpu_ns) / np.median(dense.cpu_ns)
+    assert overall == pytest.approx(0.25)  # what unpaired medians would have said
+
+
+def test_one_disturbed_block_does_not_move_the_ratio() -> None:
+    dense, shipped = cpu([100], [100], [100]), cpu([50], [5000], [50])
+    assert cpu_ratio([shipped], [dense]).measured == pytest.approx(0.5)
+
+
+@given(
+    st.lists(
+        st.lists(st.tuples(st.integers(1, 10**6), st.integers(1, 10**6)), min_size=1, max_size=4),
+        min_size=1,
+        max_size=5,
+    ),
+    st.lists(st.integers(1, 1000), min_size=5, max_size=5),
+)
+def test_the_ratio_does_not_depend_on_the_speed_of_any_block(
+    blocks: list[list[tuple[int, int]]], speeds: list[int]
+) -> None:
+    def pair(factors: list[int]) -> tuple[CallTimes, CallTimes]:
+        scaled = [
+            [(a * f, b * f) for a, b in pairs] for pairs, f in zip(blocks, factors, strict=False)
+        ]
+        above, below = ([[p[i] for p in pairs] for pairs in scaled] for i in range(2))
+        return cpu(*above), cpu(*below)
+
+    (slow_above, slow_below), (above, below) = pair(speeds), pair([1] * 5)
+    slow, plain = cpu_ratio([slow_above], [slow_below]), cpu_ratio([above], [below])
+    assert slow.measured == pytest.approx(plain.measured)
+
+
+@pytest.mark.parametrize(
+    ("above", "below"),
+    [
+        (cpu([1], [1]), cpu([1, 1])),
+        (cpu([1]), cpu([0])),
+        (cpu([0]), cpu([1])),
+        (cpu(), cpu()),
+        (cpu([1]).model_copy(update={"cpu_ns": ()}), cpu([1])),
+    ],
+    ids=["blocks", "no time below", "no time above", "empty", "lost"],
+)
+def test_times_that_cannot_be_paired_leave_no_ratio(above: CallTimes, below: CallTimes) -> None:
+    assert math.isnan(cpu_ratio([above, cpu([1])], [below, cpu([1])]).measured)
+
+
+def test_processes_of_different_number_are_a_mistake_of_the_caller() -> None:
+    with pytest.raises(ValueError, match="zip"):
+        cpu_ratio([cpu([1])], [])
+
+
+def test_percentiles_are_of_each_process_and_their_geometric_mean_is_the_figure() -> None:
+    first = cpu([MS * n for n in range(1, 102)])  # 1 ... 101 ms: median 51, p95 96
+    second = cpu([4 * MS * n for n in range(1, 102)])
+    assert wall_ms([first, second], 50).measured == pytest.approx(2 * 51)
+    assert wall_ms([first, second], 95).measured == pytest.approx(2 * 96)
+    assert math.isnan(wall_ms([first, cpu()], 50).measured)
+    assert math.isnan(wall_ms([], 50).measured)
+
+
+def test_memory_is_the_worst_run_and_five_percent() -> None:
+    found = peak_mib([weighed(60), weighed(70), weighed(50)])
+    assert (found.measured, found.lower) == (30, 10)
+    assert found.upper == pytest.approx(31.5)
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_run_without_a_figure_hides_in_no_maximum(place: int) -> None:
+    runs = [weighed(math.nan if i == place else 60) for i in range(3)]
+    found = peak_mib(runs)
+    assert math.isnan(found.measured)
+    assert math.isnan(found.lower)
+    assert math.isnan(found.upper)
+    assert math.isnan(peak_mib([]).upper)
+
+
+def test_the_drop_is_what_the_shipped_engine_lost() -> None:
+    found = measurement()
+    assert top1_drop(found).measured == pytest.approx(0.1)
+    swapped = found.model_copy(update={"dense": found.shipped, "shipped": found.dense})
+    assert top1_drop(swapped).measured == pytest.approx(-0.1)
+
+
+def test_the_figures_of_an_engine_are_those_known_by_hand() -> None:
+    found = measurement()
+    assert figures(found.shipped, [one.shipped for one in found.latency]) == pytest.approx(
+        {
+            "top1": 0.9,
+            "macs": 500,
+            "flops": 1000,
+            "parameters": 50,
+            "engine_size_mib": 1,
+            "latency_p50_ms": 4,
+            "latency_p95_ms": 4,
+            "cpu_p50_ms": 2,
+            "peak_memory_mib": 20,
+            "steady_memory_mib": 15,
+        }
+    )
+
+
+def test_the_figures_that_were_not_measured_are_nan() -> None:
+    bare = engine("a" * 64, 500, []).model_copy(update={"memory": ()})
+    found = figures(bare, [])
+    known = {"macs", "flops", "parameters", "engine_size_mib"}
+    assert {name for name, figure in found.items() if not math.isnan(figure)} == known
+
+
+def test_a_measurement_cannot_be_changed() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        measurement().threads = 2  # type: ignore[misc]
+    assert isinstance(run(), LatencyRun)

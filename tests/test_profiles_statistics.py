@@ -1,0 +1,265 @@
+"""Bounds: against closed forms, an independent solution, scipy, and simulated truth."""
+
+import math
+from collections.abc import Sequence
+from functools import cache
+
+import numpy as np
+import pytest
+import scipy.optimize
+import scipy.stats
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from profiles.statistics import (
+    CONFIDENCE,
+    Interval,
+    Z,
+    exact,
+    log_mean_bounds,
+    mean_bounds,
+    paired_drop,
+    tango_upper,
+)
+
+FIGURES = st.lists(st.floats(0.01, 1e6), min_size=2, max_size=12)
+
+
+@st.composite
+def tables(draw: st.DrawFn) -> tuple[int, int, int]:
+    """Samples lost, won, and all of them."""
+    count = draw(st.integers(1, 500))
+    lost = draw(st.integers(0, count))
+    return lost, draw(st.integers(0, count - lost)), count
+
+
+def scores(lost: int, won: int, count: int) -> tuple[list[float], list[float]]:
+    same = [1.0] * (count - lost - won)
+    return [1.0] * lost + [0.0] * won + same, [0.0] * lost + [1.0] * won + same
+
+
+def score_statistic(lost: int, won: int, count: int, delta: float) -> float:
+    """Tango's z, its nuisance parameter found by maximising the likelihood itself."""
+
+    def minus_log_likelihood(p_won: float) -> float:
+        parts = ((lost, p_won + delta), (won, p_won), (count - lost - won, 1 - 2 * p_won - delta))
+        return -sum(n * math.log(max(p, 1e-300)) for n, p in parts if n)
+
+    found = scipy.optimize.minimize_scalar(
+        minus_log_likelihood,
+        bounds=(max(0.0, -delta), (1 - delta) / 2),
+        method="bounded",
+        options={"xatol": 1e-12},
+    )
+    variance = count * (2 * float(found.x) + delta * (1 - delta))
+    return (lost - won - count * delta) / math.sqrt(variance)
+
+
+def test_z_is_the_one_sided_95_percent_quantile() -> None:
+    assert CONFIDENCE == 0.95
+    assert pytest.approx(1.6448536269514722) == Z
+
+
+def test_a_counted_figure_is_its_own_bounds() -> None:
+    assert exact(3.5) == Interval(3.5, 3.5, 3.5)
+
+
+@pytest.mark.parametrize("count", [1, 10, 59, 1000, 50_000])
+def test_with_no_sample_changed_the_bound_is_the_closed_form(count: int) -> None:
+    assert tango_upper(0, 0, count) == pytest.approx(Z**2 / (count + Z**2), abs=1e-12)
+
+
+@pytest.mark.parametrize("count", [1, 7, 400])
+def test_with_every_sample_lost_the_bound_is_one(count: int) -> None:
+    assert tango_upper(count, 0, count) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("lost", "won", "count"), [(1, 1, 44), (9, 2, 100), (5, 5, 200), (2, 9, 100), (30, 10, 60)]
+)
+def test_the_bound_solves_tangos_equation_solved_another_way(
+    lost: int, won: int, count: int
+) -> None:
+    upper = tango_upper(lost, won, count)
+    assert score_statistic(lost, won, count, upper) == pytest.approx(-Z, abs=1e-4)
+    lower = -tango_upper(won, lost, count)
+    assert score_statistic(won, lost, count, -lower) == pytest.approx(-Z, abs=1e-4)
+
+
+@given(tables())
+def test_the_bounds_bracket_the_estimate_and_swap_with_the_networks(
+    table: tuple[int, int, int],
+) -> None:
+    lost, won, count = table
+    dense, shipped = scores(lost, won, count)
+    there, back = paired_drop(dense, shipped), paired_drop(shipped, dense)
+    assert there.measured == pytest.approx((lost - won) / count)
+    assert -1 <= there.lower <= there.measured <= there.upper <= 1
+    assert (back.lower, back.measured, back.upper) == pytest.approx(
+        (-there.upper, -there.measured, -there.lower)
+    )
+
+
+@given(tables())
+def test_losing_one_more_sample_raises_the_bound_and_winning_one_lowers_it(
+    table: tuple[int, int, int],
+) -> None:
+    lost, won, count = table
+    assume(lost + won < count)
+    upper = tango_upper(lost, won, count)
+    assert tango_upper(lost + 1, won, count) >= upper
+    assert tango_upper(lost, won + 1, count) <= upper
+
+
+@pytest.mark.parametrize(
+    ("p_lost", "p_won", "promise"),
+    [
+        (0.025, 0.025, 0.945),
+        (0.03, 0.02, 0.945),
+        (0.05, 0.0, 0.945),
+        (0.02, 0.01, 0.945),
+        (0.2, 0.1, 0.945),
+        (0.01, 0.04, 0.93),  # more is won than lost: no limit lies there, it may be less exact
+    ],
+)
+def test_the_bound_holds_the_truth_as_often_as_it_promises(
+    p_lost: float, p_won: float, promise: float
+) -> None:
+    count, truth = 200, p_lost - p_won
+    most = count // 2  # more changed samples than that are next to impossible
+    outcomes = [(lost, won) for lost in range(most) for won in range(most - lost)]
+    chances = scipy.stats.multinomial.pmf(
+        [(lost, won, count - lost - won) for lost, won in outcomes],
+        count,
+        [p_lost, p_won, 1 - p_lost - p_won],
+    )
+    likely = [(chance, *outcome) for chance, outcome in zip(chances, outcomes, strict=True)]
+    covered = sum(
+        chance
+        for chance, lost, won in likely
+        if chance > 1e-9 and tango_upper(lost, won, count) >= truth
+    )
+    assert covered >= promise
+
+
+def test_simulated_accuracies_are_covered_too() -> None:
+    bound = cache(tango_upper)
+    draws = np.random.default_rng(0).multinomial(200, [0.03, 0.02, 0.95], size=2000)
+    held = sum(bound(int(lost), int(won), 200) >= 0.01 for lost, won, _ in draws)
+    assert held / 2000 >= 0.93
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=12))
+def test_the_bounds_of_a_mean_are_scipys(values: list[float]) -> None:
+    found = mean_bounds(values)
+    spread = float(scipy.stats.sem(values))
+    assert found.measured == pytest.approx(np.mean(values))
+    if spread > 0:
+        want = scipy.stats.t.interval(0.9, len(values) - 1, loc=np.mean(values), scale=spread)
+        assert (found.lower, found.upper) == pytest.approx(want, rel=1e-6, abs=1e-6)
+
+
+@pytest.mark.parametrize("values", [[], [3.0]])
+def test_fewer_than_two_values_bound_nothing(values: list[float]) -> None:
+    found = mean_bounds(values)
+    assert (found.lower, found.upper) == (-math.inf, math.inf)
+    assert math.isnan(found.measured) if not values else found.measured == values[0]
+    assert log_mean_bounds(values).upper == math.inf
+
+
+@given(FIGURES, st.floats(0.001, 1000))
+def test_the_bounds_of_a_time_scale_with_its_unit(values: list[float], scale: float) -> None:
+    plain, scaled = log_mean_bounds(values), log_mean_bounds([scale * value for value in values])
+    assert scaled.measured == pytest.approx(scale * plain.measured, rel=1e-9)
+    assert scaled.lower == pytest.approx(scale * plain.lower, rel=1e-6)
+    if plain.upper < 1e250:
+        assert scaled.upper == pytest.approx(scale * plain.upper, rel=1e-6)
+
+
+@given(FIGURES)
+def test_the_bounds_of_a_ratio_turn_over_with_it(values: list[float]) -> None:
+    there, back = log_mean_bounds(values), log_mean_bounds([1 / value for value in values])
+    assert back.measured == pytest.approx(1 / there.measured)
+    if there.upper < 1e250:
+        assert back.lower == pytest.approx(1 / there.upper, rel=1e-6)
+
+
+def test_the_geometric_mean_is_the_figure() -> None:
+    assert log_mean_bounds([1.0, 10.0, 100.0]).measured == pytest.approx(10)
+    assert log_mean_bounds([2.0, 2.0, 2.0]) == pytest.approx(exact_approx(2.0))
+
+
+def exact_approx(value: float) -> Interval:
+    """What `exact` gives, but for the rounding of exp(log(value))."""
+    bound = math.exp(math.log(value))
+    return Interval(bound, bound, bound)
+
+
+@pytest.mark.parametrize("bad", [0.0, -1.0, math.nan])
+def test_a_time_that_is_not_positive_leaves_no_figure(bad: float) -> None:
+    found = log_mean_bounds([1.0, bad, 2.0])
+    assert math.isnan(found.measured)
+    assert math.isnan(found.upper)
+
+
+def test_processes_that_differ_wildly_have_an_infinite_bound_and_no_overflow() -> None:
+    assert log_mean_bounds([1e-300, 1e300]).upper == math.inf
+
+
+def test_an_engine_over_its_budget_ships_as_rarely_as_promised() -> None:
+    # Between-process noise of 2 %, 5 processes, the gate's rule: upper <= limit.
+    noise = np.random.default_rng(0).normal(0, 0.02, (2000, 5))
+    shipped = {
+        truth: sum(log_mean_bounds(list(row)).upper <= 1 for row in truth * np.exp(noise)) / 2000
+        for truth in (1.03, 1.01, 1.0, 0.95)
+    }
+    assert shipped[1.03] == 0
+    assert shipped[1.01] <= 0.01
+    assert shipped[1.0] <= 0.06
+    assert shipped[0.95] >= 0.97
+
+
+@given(
+    st.lists(
+        st.tuples(st.floats(0, 1), st.floats(0, 1)).filter(lambda p: not {*p} <= {0.0, 1.0}),
+        min_size=1,
+        max_size=50,
+    )
+)
+def test_scores_that_are_not_0_or_1_get_t_bounds_never_narrower_than_for_no_change(
+    pairs: list[tuple[float, float]],
+) -> None:
+    dense, shipped = [a for a, _ in pairs], [b for _, b in pairs]
+    found = paired_drop(dense, shipped)
+    least = Z**2 / (len(pairs) + Z**2)
+    student = mean_bounds([a - b for a, b in pairs])
+    assert found.measured == pytest.approx(float(np.mean(dense)) - float(np.mean(shipped)))
+    assert found.upper == pytest.approx(max(student.upper, found.measured + least))
+    assert found.lower == pytest.approx(min(student.lower, found.measured - least))
+
+
+def test_equal_scores_are_not_taken_for_certainty() -> None:
+    found = paired_drop([0.5] * 100, [0.5] * 100)
+    assert found.measured == 0
+    assert found.upper == -found.lower == pytest.approx(Z**2 / (100 + Z**2))
+
+
+@pytest.mark.parametrize(
+    ("dense", "shipped"),
+    [
+        ([], []),
+        ([1.0], []),
+        ([1.0, 1.0], [1.0]),
+        ([1.0, math.nan], [1.0, 1.0]),
+        ([1.0, 1.0], [1.0, math.nan]),
+        ([math.inf, 1.0], [math.inf, 1.0]),
+        ([1.0, 1.0], [-math.inf, 1.0]),
+    ],
+)
+def test_scores_that_are_missing_or_not_finite_leave_no_figure(
+    dense: Sequence[float], shipped: Sequence[float]
+) -> None:
+    found = paired_drop(dense, shipped)
+    assert math.isnan(found.measured)
+    assert math.isnan(found.lower)
+    assert math.isnan(found.upper)
