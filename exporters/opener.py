@@ -1,7 +1,9 @@
 """The only place that opens an ONNX file; what others get is a loaded model, never a path."""
 
+import errno
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
@@ -19,29 +21,48 @@ def open_onnx(path: Path) -> onnx.ModelProto:
     locations reach outside the folder in several loaders; ConfigError for anything unreadable.
     """
     model = onnx.ModelProto()
+    raw = _read(path)
     try:
-        model.ParseFromString(_read(path))
+        model.ParseFromString(raw)
     except Exception as error:  # protobuf raises a private DecodeError
         raise ConfigError(f"{path}: not an ONNX model ({error})") from error
-    for tensor in model.graph.initializer:
+    for tensor in _tensors(model):
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
             raise IntegrityError(f"{path}: {tensor.name} is kept outside the file; embed it")
     try:
         onnx.checker.check_model(model, full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+    except Exception as error:  # its own errors share no class, and a broken name is a third
         raise ConfigError(f"{path}: not a valid ONNX model: {error}") from error
     return model
 
 
+def _tensors(message: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """Every tensor, also those in attributes, subgraphs and functions."""
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for item in [value] if hasattr(value, "ListFields") else value:
+                if isinstance(item, onnx.TensorProto):
+                    yield item
+                else:
+                    yield from _tensors(item)
+
+
 def _read(path: Path) -> bytes:
+    # Neither follow a link nor wait for the other end of a pipe.
+    flags = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
     try:
-        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
+        handle = os.open(path, os.O_RDONLY | flags)
     except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise IntegrityError(f"{path}: a link; copy the file it points to") from error
         raise ConfigError(f"{path}: cannot be opened ({error.strerror})") from error
-    with os.fdopen(handle, "rb") as file:
+    try:
         facts = os.fstat(handle)
         if not stat.S_ISREG(facts.st_mode) or facts.st_nlink != 1:
             raise IntegrityError(f"{path}: not a plain file of its own; copy it first")
         if facts.st_size > MAX_MODEL_BYTES:
             raise ConfigError(f"{path}: {facts.st_size} bytes, more than ONNX allows in one file")
-        return file.read()
+        with os.fdopen(handle, "rb", closefd=False) as file:
+            return file.read()
+    finally:
+        os.close(handle)

@@ -6,9 +6,9 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from pipeline.artifact import PruneReport
 from pipeline.digest import file_digest
@@ -30,6 +30,10 @@ from profiles.spec import Spec, explain, read_spec
 SCHEMA_VERSION = 1
 
 
+FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+"""A file right inside the bundle: nothing outside is covered by its manifest."""
+
+
 class Terms(Spec):
     """What the engine was built for, and what it may cost there."""
 
@@ -37,10 +41,10 @@ class Terms(Spec):
     device_name: str
     device: DeviceProfile
     budget: Budget
-    engine: str
-    """File name of the engine that would ship."""
-    dense: str
-    """File name of the dense network's engine, the baseline of every ratio."""
+    engine: FileName
+    """The engine that would ship, a file of the bundle."""
+    dense: FileName
+    """The dense network's engine, the baseline of every ratio."""
 
 
 @dataclass(frozen=True)

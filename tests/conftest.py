@@ -184,11 +184,17 @@ class Project:
         assert not self.stages()
         assert not self.leftovers()
 
-    def start(self, verb: str, *arguments: str | Path) -> subprocess.Popen[str]:
-        """Start the console script in this folder, in a session of its own."""
+    def start(self, verb: str, *arguments: str | Path, once: bool = False) -> subprocess.Popen[str]:
+        """Start the console script in this folder, in a session of its own.
+
+        `once` measures once even where the machine is noisy, which is most of a short run.
+        """
         script = Path(sys.executable).with_name("slimgate")
-        code = "from pipeline.cli import main; main()"
-        command = [str(script)] if script.exists() else [sys.executable, "-P", "-c", code]
+        code = "import pipeline.measure as m; m.SESSIONS = 1\n" if once else ""
+        code += "from pipeline.cli import main; main()"
+        command = [sys.executable, "-P", "-c", code]
+        if script.exists() and not once:
+            command = [str(script)]
         return subprocess.Popen(
             [*command, verb, *map(str, arguments)],
             cwd=self.folder,

@@ -171,6 +171,7 @@ def test_nan_in_place_of_a_number_is_read_as_it_stands(released: Project) -> Non
         ({"budget": {}}, "budget: a budget needs at least one of"),
         ({"schema_version": 2}, "schema_version: Input should be 1"),
         ({"engine": "none.onnx"}, "none.onnx: cannot be read"),
+        ({"engine": "../outside.onnx"}, "engine: String should match"),
         ({"more": 1}, "more: unknown key"),
     ],
 )

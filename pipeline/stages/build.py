@@ -2,13 +2,13 @@
 
 import logging
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 from pydantic import PositiveInt
 
 from exporters.base import call_one, runtime
 from exporters.engines.ort import plain_network
+from exporters.opener import open_onnx
 from exporters.parity import compare, feeds_of, require
 from pipeline.artifact import Engine, OnnxModel
 from pipeline.stage import Stage
@@ -18,8 +18,6 @@ log = logging.getLogger("slimgate")
 
 class Build(Stage[OnnxModel, Engine]):
     """Build and verify. The engine depends on this machine, and so does its key."""
-
-    VERSION: ClassVar[int] = 1
 
     engine: str
     threads: PositiveInt
@@ -34,7 +32,8 @@ class Build(Stage[OnnxModel, Engine]):
         session = exporter.open(path)
         dynamic = session.inputs[0].shape[0] is None
         feeds = feeds_of(np.load(source.feeds, allow_pickle=False), dynamic)
-        reference = plain_network(source.model.read_bytes())
+        # The store may be shared: what it holds is opened like any file of somebody else.
+        reference = plain_network(open_onnx(source.model).SerializeToString())
         parity = compare(reference, lambda batch: call_one(session, batch), feeds)
         require(f"building with {self.engine}", parity)
         log.info("  largest relative difference %.1e", parity.error)

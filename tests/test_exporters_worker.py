@@ -1,0 +1,127 @@
+"""The measuring process: fresh, without torch, one job in and one result or one line out."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from graphs import linear
+from pydantic import ValidationError
+
+from exporters.engines.ort import Ort
+from exporters.worker import MEMORY_CALLS, Job, LatencyJob, MemoryJob
+from profiles.measurement import LatencyRun, MemoryRun
+
+WORKER = ("-P", "-m", "exporters.worker")
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("engine")
+    (folder / "model.onnx").write_bytes(linear().SerializeToString())
+    Ort().build(folder / "model.onnx", folder / "engine.onnx")
+    return folder / "engine.onnx"
+
+
+def work(
+    job: Job | str, *command: str, cwd: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    text = job if isinstance(job, str) else job.model_dump_json()
+    return subprocess.run(
+        [sys.executable, *(command or WORKER)],
+        input=text,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=cwd,
+    )
+
+
+def weigh(engine: Path) -> Job:
+    return Job(memory=MemoryJob(runtime="ort", threads=1, engine=str(engine)))
+
+
+def clock(engine: Path) -> Job:
+    names = ("shipped", "dense", "control")
+    job = LatencyJob(
+        runtime="ort",
+        threads=1,
+        engines=dict.fromkeys(names, str(engine)),
+        seconds=0.02,
+        least_samples=12,
+        seed=0,
+    )
+    return Job(latency=job)
+
+
+def test_a_latency_job_gives_whole_samples_of_every_engine(engine: Path) -> None:
+    done = work(clock(engine))
+    assert (done.returncode, done.stderr) == (0, "")
+    found = LatencyRun.model_validate_json(done.stdout)
+    assert found.is_whole()
+    assert min(len(t.wall_ns) for t in (found.dense, found.control, found.shipped)) >= 12
+    assert min(found.shipped.wall_ns) > 0
+
+
+def test_a_memory_job_gives_a_peak_above_its_baseline(engine: Path) -> None:
+    done = work(weigh(engine))
+    assert (done.returncode, done.stderr) == (0, "")
+    found = MemoryRun.model_validate_json(done.stdout)
+    assert 0 < found.baseline_mib < found.steady_mib <= found.peak_mib
+    assert found.method
+    assert MEMORY_CALLS > 1
+
+
+def test_a_missing_engine_is_one_line_and_the_devices_exit_code(tmp_path: Path) -> None:
+    for job in (weigh(tmp_path / "none.onnx"), clock(tmp_path / "none.onnx")):
+        done = work(job)
+        assert (done.returncode, done.stdout) == (4, "")
+        (line,) = done.stderr.splitlines()
+        assert "none.onnx" in line
+
+
+def test_a_broken_engine_is_one_line_and_the_devices_exit_code(tmp_path: Path) -> None:
+    (tmp_path / "engine.onnx").write_bytes(b"nonsense")
+    done = work(weigh(tmp_path / "engine.onnx"))
+    assert (done.returncode, done.stdout) == (4, "")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_an_unknown_runtime_is_a_mistake_of_the_user() -> None:
+    done = work(Job(memory=MemoryJob(runtime="tensor", threads=1, engine="e")))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "none of the engines" in done.stderr
+
+
+@pytest.mark.parametrize("text", ["", "nonsense", "{}", '{"memory": {}}', '{"more": 1}'])
+def test_what_is_no_job_is_no_success(text: str) -> None:
+    done = work(text)
+    assert done.returncode != 0
+    assert done.stdout == ""
+
+
+def test_a_job_is_exactly_one_of_the_two(engine: Path) -> None:
+    with pytest.raises(ValidationError, match="either latency or memory"):
+        Job()
+    with pytest.raises(ValidationError, match="either latency or memory"):
+        Job(latency=clock(engine).latency, memory=weigh(engine).memory)
+
+
+def test_neither_torch_nor_onnx_nor_scipy_weighs_on_the_measurement(engine: Path) -> None:
+    code = (
+        "import sys, exporters.worker\n"
+        "code = exporters.worker.main()\n"
+        "heavy = {'torch', 'onnx', 'scipy', 'pipeline'} & set(sys.modules)\n"
+        "sys.exit(code or (str(sorted(heavy)) if heavy else 0))"
+    )
+    done = work(weigh(engine), "-P", "-c", code)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_files_in_the_current_folder_are_not_imported(engine: Path, tmp_path: Path) -> None:
+    for name in ("exporters", "profiles", "pipeline", "numpy", "json"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('hostile')")
+    done = work(weigh(engine), cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["peak_mib"] > 0
