@@ -92,7 +92,10 @@ def check_bundle(folder: Path) -> None:
     """Raise unless every file of the bundle is as its manifest says."""
     if not (folder / MANIFEST).is_file():
         raise ConfigError(f"{folder}: not a bundle (it has no {MANIFEST})")
-    fault = manifest_fault(folder)
+    try:
+        fault = manifest_fault(folder)
+    except ConfigError as error:
+        fault = str(error)
     if fault:
         raise IntegrityError(f"{fault}: do not ship this bundle, make it again")
 

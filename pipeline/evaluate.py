@@ -41,8 +41,11 @@ def loss_of(
     check_labels(targets, outputs.shape[1])
     with user_code("the loss"):
         value = loss(outputs, torch.from_numpy(targets).to(outputs.device))
-    if value.dim() != 0:
-        raise ConfigError(f"the loss must be one number, found shape {list(value.shape)}")
+    if not isinstance(value, Tensor) or value.dim() != 0:
+        found = f"shape {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        raise ConfigError(f"the loss must be one number, found {found}")
+    if torch.is_grad_enabled() and not value.requires_grad:
+        raise ConfigError("the loss must be computed from the outputs, so that it has a gradient")
     if not bool(torch.isfinite(value)):
         raise StageError(f"the loss is {value.item()}; lower the learning rate or check the data")
     return value

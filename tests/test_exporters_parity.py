@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from graphs import Floats, feeds, linear
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import NETWORKS, trained
 from torch import nn
@@ -110,6 +110,7 @@ def test_the_tolerance_is_the_largest_error_that_passes(error: float, passes: bo
         require("a step", found)
 
 
+@settings(deadline=None)
 @given(st.sampled_from([1e-30, 1e-6, 1e-3, 0.05, 1.0, 100.0, 1e6]), st.floats(2e-3, 1))
 def test_a_part_of_two_thousandths_is_caught_whatever_the_scale_of_the_outputs(
     scale: float, part: float

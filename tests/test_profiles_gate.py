@@ -71,7 +71,11 @@ SPOILED: Mapping[str, Mapping[str, Spoil]] = {
             case, device=DEVICE.model_copy(update={"threads": 4})
         ),
     },
-    "counted": {"NaN": not_a_number, "infinite": infinite},
+    "counted": {
+        "NaN": not_a_number,
+        "infinite": infinite,
+        "below any limit": lambda case, metric: case.shipped(FIELDS[metric], -math.inf),
+    },
     "scored": {
         "NaN": lambda case, _: case.scored([math.nan, *[1.0] * 399]),
         "infinite": lambda case, _: case.scored([math.inf, *[1.0] * 399]),

@@ -3,12 +3,13 @@
 import math
 
 from evidence import TIMES, Case, loose, measurement, run, weighed
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 RESIDENT = st.one_of(st.floats(-10, 1000), st.sampled_from([math.nan, math.inf, -math.inf]))
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(RESIDENT, RESIDENT), max_size=5), st.floats(0.1, 1000))
 def test_a_pass_is_finite_and_within_and_a_failure_surely_over(
     pairs: list[tuple[float, float]], limit: float
@@ -23,6 +24,7 @@ def test_a_pass_is_finite_and_within_and_a_failure_surely_over(
         assert check.lower > limit
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60),
     st.integers(0, 59),
@@ -42,6 +44,7 @@ def test_losing_one_more_sample_never_turns_a_refusal_into_a_pass(
         assert case.scored(worse).check().status != "pass"
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.floats(41, 100), min_size=3, max_size=5),
     st.integers(0, 4),
@@ -66,6 +69,7 @@ def test_more_memory_never_turns_a_refusal_into_a_pass(
 TIMED = st.lists(st.integers(100, 400), min_size=5, max_size=8)
 
 
+@settings(deadline=None)
 @given(TIMED, st.integers(2, 5), st.sampled_from(TIMES), st.floats(0.1, 12))
 def test_slowing_every_call_never_turns_a_refusal_into_a_pass(
     times: list[int], factor: int, metric: str, limit: float
@@ -81,6 +85,7 @@ def test_slowing_every_call_never_turns_a_refusal_into_a_pass(
         assert after.status != "pass"
 
 
+@settings(deadline=None)
 @given(TIMED, st.integers(0, 7), st.integers(1, 400), st.sampled_from(TIMES), st.floats(0.1, 12))
 def test_slowing_one_process_never_turns_a_failure_into_a_pass(
     times: list[int], place: int, more: int, metric: str, limit: float

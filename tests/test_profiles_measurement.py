@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 from evidence import MS, calls, engine, measurement, run, weighed
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -32,6 +32,7 @@ def test_a_measurement_is_read_back_as_it_was() -> None:
     assert Measurement.model_validate_json(found.model_dump_json()) == found
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.floats(allow_nan=True, allow_infinity=True), max_size=6),
     st.floats(allow_nan=True, allow_infinity=True),
@@ -112,6 +113,7 @@ def test_one_disturbed_block_does_not_move_the_ratio() -> None:
     assert cpu_ratio([shipped], [dense]).measured == pytest.approx(0.5)
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.lists(st.tuples(st.integers(1, 10**6), st.integers(1, 10**6)), min_size=1, max_size=4),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy.optimize
 import scipy.stats
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from profiles.statistics import (
@@ -86,6 +86,7 @@ def test_the_bound_solves_tangos_equation_solved_another_way(
     assert score_statistic(won, lost, count, -lower) == pytest.approx(-Z, abs=1e-4)
 
 
+@settings(deadline=None)
 @given(tables())
 def test_the_bounds_bracket_the_estimate_and_swap_with_the_networks(
     table: tuple[int, int, int],
@@ -100,6 +101,7 @@ def test_the_bounds_bracket_the_estimate_and_swap_with_the_networks(
     )
 
 
+@settings(deadline=None)
 @given(tables())
 def test_losing_one_more_sample_raises_the_bound_and_winning_one_lowers_it(
     table: tuple[int, int, int],
@@ -149,6 +151,7 @@ def test_simulated_accuracies_are_covered_too() -> None:
     assert held / 2000 >= 0.93
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=12))
 def test_the_bounds_of_a_mean_are_scipys(values: list[float]) -> None:
     found = mean_bounds(values)
@@ -167,6 +170,7 @@ def test_fewer_than_two_values_bound_nothing(values: list[float]) -> None:
     assert log_mean_bounds(values).upper == math.inf
 
 
+@settings(deadline=None)
 @given(FIGURES, st.floats(0.001, 1000))
 def test_the_bounds_of_a_time_scale_with_its_unit(values: list[float], scale: float) -> None:
     plain, scaled = log_mean_bounds(values), log_mean_bounds([scale * value for value in values])
@@ -176,6 +180,7 @@ def test_the_bounds_of_a_time_scale_with_its_unit(values: list[float], scale: fl
         assert scaled.upper == pytest.approx(scale * plain.upper, rel=1e-6)
 
 
+@settings(deadline=None)
 @given(FIGURES)
 def test_the_bounds_of_a_ratio_turn_over_with_it(values: list[float]) -> None:
     there, back = log_mean_bounds(values), log_mean_bounds([1 / value for value in values])
@@ -219,6 +224,7 @@ def test_an_engine_over_its_budget_ships_as_rarely_as_promised() -> None:
     assert shipped[0.95] >= 0.97
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(st.floats(0, 1), st.floats(0, 1)).filter(lambda p: not {*p} <= {0.0, 1.0}),

@@ -1,11 +1,13 @@
 """torch -> ONNX -> leaner ONNX, each step held to the one before on the same inputs."""
 
+import io
 import logging
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 import onnx
+import torch
 from pydantic import Field
 
 from exporters.macs import count
@@ -14,6 +16,7 @@ from exporters.simplify import simplify
 from exporters.to_onnx import to_onnx
 from pipeline.artifact import Checkpoint, ExportReport, OnnxModel
 from pipeline.data import FloatArray, balanced_indices, batches
+from pipeline.evaluate import outputs_of
 from pipeline.stage import Stage
 from pipeline.store import write_json
 from pipeline.task import Task
@@ -34,9 +37,12 @@ class Export(Stage[Checkpoint, OnnxModel]):
 
     def run(self, source: Checkpoint, out: Path, scratch: Path) -> None:
         inputs = parity_inputs(source.task)
-        np.save(out / "feeds.npy", inputs)
+        (out / "feeds.npy").write_bytes(_npy(inputs))
         feeds = feeds_of(inputs, self.dynamic_batch)
-        exported = to_onnx(source.network(), feeds, self.opset, self.dynamic_batch)
+        network = source.network()
+        with torch.no_grad():
+            outputs_of(network, torch.from_numpy(feeds[0]))
+        exported = to_onnx(network, feeds, self.opset, self.dynamic_batch)
         for reason in exported.refused:
             log.warning("  %s; exported by %s instead", reason, exported.method)
         model, simplified = simplify(exported.model, feeds)
@@ -62,6 +68,13 @@ class Export(Stage[Checkpoint, OnnxModel]):
 
     def load(self, source: Checkpoint, out: Path, key: str) -> OnnxModel:
         return OnnxModel(key, out)
+
+
+def _npy(array: FloatArray) -> bytes:
+    """An .npy file; written through Python, whose error on a full disk says so."""
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    return buffer.getvalue()
 
 
 def parity_inputs(task: Task) -> FloatArray:

@@ -22,7 +22,7 @@ from pipeline.store import write_json
 from pipeline.task import Task, cross_entropy
 from pipeline.weights import read_weights, write_tensors, write_weights
 from profiles.device import Fraction
-from profiles.errors import ConfigError
+from profiles.errors import ConfigError, StageError
 from profiles.spec import Spec
 
 log = logging.getLogger("slimgate")
@@ -191,6 +191,8 @@ def _score(network: nn.Module, task: Task, indices: IntArray) -> float:
     with torch.no_grad():
         for inputs, targets in batches(task.train, indices, 256):
             outputs = outputs_of(network, torch.from_numpy(inputs).to(device))
+            if not bool(torch.isfinite(outputs).all()):
+                raise StageError("the outputs are not finite; lower the learning rate")
             scores.append(np.asarray(task.metric(outputs.cpu().numpy(), targets)))
     return float(np.concatenate(scores).mean())
 
