@@ -1,141 +1,179 @@
-"""From a MACs target to the number of units every group keeps."""
+"""From a budget to the number of units every group keeps."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import ceil, inf, prod
 
-import torch
-from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
+import numpy as np
+from torch import nn
 
-from pipeline.allocators import Allocator
-from pipeline.groups import Group
-from pipeline.plan import CONVOLUTIONS, TRANSPOSED, channels_of, is_depthwise
+from pipeline.allocators import Allocator, Candidate
+from pipeline.data import FloatArray
+from pipeline.groups import ROOTS, Group
+from pipeline.macs_model import WEIGHT_BYTES, Cost, Counts, GroupCosts, MacsModel
+from pipeline.plan import channels_of
+from pipeline.stats import Float64
 from profiles.errors import StageError
-
-Counts = Mapping[str, int]
-"""Units kept, by the group's name."""
 
 KNOB_STEPS = 40
 """Halvings of the knob: finer than one channel of any layer."""
 
 
 @dataclass(frozen=True)
-class LayerCost:
-    """A layer's MACs, and the channels that they are proportional to."""
+class Limits:
+    """What a network may cost at most; all that are given have to hold."""
 
-    macs: int
-    outputs: int
-    inputs: int
-    """1 for a depthwise convolution, whose inputs go with its outputs."""
+    macs: float | None = None
+    parameters: float | None = None
+    size: float | None = None
+    """Bytes of its parameters in fp32."""
+
+    def most(self) -> tuple[float, float]:
+        """MACs and parameters, infinite where nothing limits them."""
+        of_size = inf if self.size is None else self.size / WEIGHT_BYTES
+        parameters = inf if self.parameters is None else self.parameters
+        return inf if self.macs is None else self.macs, min(parameters, of_size)
+
+    def hold(self, cost: Cost) -> bool:
+        macs, parameters = self.most()
+        return cost.macs <= macs and cost.parameters <= parameters
 
 
-@dataclass(frozen=True)
-class MacsModel:
-    """MACs of one sample as a function of the channels kept. 1 MAC = 2 FLOPs."""
+def candidates_of(
+    network: nn.Module,
+    groups: Sequence[Group],
+    model: MacsModel,
+    scores: Mapping[str, Float64],
+    errors: Mapping[str, Float64],
+) -> list[Candidate]:
+    """What allocators may know of each group; `scores` and `errors` by the group's name.
 
-    layers: Mapping[str, LayerCost]
-    fixed: int
-    """MACs outside convolutions and linear layers, such as attention's products."""
-
-    def total(self, groups: Sequence[Group], counts: Counts) -> int:
-        """MACs when each group keeps `counts` of its units."""
-        outputs = {name: cost.outputs for name, cost in self.layers.items()}
-        inputs = {name: cost.inputs for name, cost in self.layers.items()}
-        for group in groups:
-            gone = group.size - counts[group.name]
-            for member in group.members:
-                if member.layer in self.layers:
-                    side = outputs if member.side == "out" else inputs
-                    side[member.layer] -= gone * len(member.channels) // group.size
-        return self.fixed + sum(
-            cost.macs * outputs[name] * inputs[name] // (cost.outputs * cost.inputs)
-            for name, cost in self.layers.items()
+    A group may have no errors: an allocator that needs them says so.
+    """
+    layers = dict(network.named_modules())
+    costs = model.over(groups)
+    whole = {group.name: group.size for group in groups}
+    dense = costs.at(whole)
+    found = []
+    for group in groups:
+        without = costs.at({**whole, group.name: 0})
+        found.append(
+            Candidate(
+                group=group,
+                scores=scores[group.name],
+                macs=(dense.macs - without.macs) / group.size,
+                parameters=(dense.parameters - without.parameters) / group.size,
+                errors=errors.get(group.name, np.empty(0)),
+                shape=_shape(layers[group.name]),
+                weights=_weights(layers, group),
+            )
         )
-
-
-def macs_model(network: nn.Module, example: Tensor) -> MacsModel:
-    """Count one forward pass on `example` [1, ...]."""
-    costs: dict[str, LayerCost] = {}
-    handles = []
-    for name, layer in network.named_modules():
-        if isinstance(layer, (*CONVOLUTIONS, *TRANSPOSED, nn.Linear)):
-
-            def hook(
-                module: nn.Module, args: tuple[Tensor, ...], result: Tensor, name: str = name
-            ) -> None:
-                before = costs[name].macs if name in costs else 0
-                inputs = 1 if is_depthwise(module) else channels_of(module, "in")
-                macs = before + _macs(module, args[0], result)
-                costs[name] = LayerCost(macs, channels_of(module, "out"), inputs)
-
-            handles.append(layer.register_forward_hook(hook))
-    counter = FlopCounterMode(display=False)
-    # On a CPU the fused attention kernel is not counted; the plain one is.
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
-        network(example)
-    for handle in handles:
-        handle.remove()
-    counted = sum(cost.macs for cost in costs.values())
-    return MacsModel(costs, counter.get_total_flops() // 2 - counted)
+    return found
 
 
 def counts_at(
-    allocator: Allocator, groups: Sequence[Group], knob: float, multiple: int, floor: int
-) -> dict[str, int]:
-    """Units kept at `knob`, rounded to `multiple` channels, never below `floor` channels."""
-    counts = {}
-    for group in groups:
-        step = group.unit_multiple(multiple)
-        wanted = group.size * (1 - allocator.ratio(group, knob))
-        rounded = int(wanted / step + 0.5) * step
-        least = -(-floor * group.size // group.channels)
-        counts[group.name] = min(group.size, max(rounded, least, 1))
-    return counts
-
-
-def counts_for_macs(
     allocator: Allocator,
-    groups: Sequence[Group],
-    model: MacsModel,
-    macs: float,
+    candidates: Sequence[Candidate],
+    knob: float,
     multiple: int,
     floor: int,
+    floor_ratio: float = 0.0,
 ) -> dict[str, int]:
-    """The largest network on the allocator's path with at most `macs` MACs.
+    """Units kept at `knob`: the nearest multiple of `multiple` channels, or the whole group.
 
-    Bisects the knob; where the last step moves many groups at once, as many of them as fit
-    stay at the larger size, the first layers first.
-    Raises StageError when even the smallest network is larger.
+    Never fewer channels than `floor`, nor than `floor_ratio` of the group's; a floor of 8 and
+    0.1 keeps layers from collapsing.
     """
-
-    def at(knob: float) -> dict[str, int]:
-        return counts_at(allocator, groups, knob, multiple, floor)
-
-    dense = {group.name: group.size for group in groups}
-    low, high = 0.0, 1.0
-    if model.total(groups, at(high)) > macs:
-        least = model.total(groups, at(high)) / model.total(groups, dense)
-        raise StageError(
-            f"at most {macs / 1e6:.2f} MMACs asked, but this allocator with a floor of {floor} "
-            f"channels and multiples of {multiple} reaches no less than {least:.3f} of dense"
-        )
-    for _ in range(KNOB_STEPS):
-        middle = (low + high) / 2
-        over = model.total(groups, at(middle)) > macs
-        low, high = (middle, high) if over else (low, middle)
-    counts, larger = at(high), at(low)
-    for name in counts:
-        raised = {**counts, name: larger[name]}
-        if model.total(groups, raised) <= macs:
-            counts = raised
+    counts = {}
+    for candidate, kept in zip(candidates, allocator.keep(candidates, knob), strict=True):
+        group = candidate.group
+        step = group.unit_multiple(multiple)
+        wanted = group.size * kept
+        rounded = int(wanted / step + 0.5) * step
+        if wanted > (group.size // step * step + group.size) / 2:
+            rounded = group.size
+        channels = max(floor, ceil(floor_ratio * group.channels), 1)
+        least = ceil(channels * group.size / group.channels / step) * step
+        counts[group.name] = min(group.size, max(rounded, least))
     return counts
 
 
-def _macs(layer: nn.Module, inputs: Tensor, outputs: Tensor) -> int:
-    """Every value of the output, or of a transposed convolution's input, meets one filter."""
-    if isinstance(layer, nn.Linear):
-        return outputs.numel() * layer.in_features
-    assert isinstance(layer, (*CONVOLUTIONS, *TRANSPOSED))
-    moved = inputs if isinstance(layer, TRANSPOSED) else outputs
-    return moved.numel() * layer.weight[0].numel()
+def counts_for(
+    allocator: Allocator,
+    candidates: Sequence[Candidate],
+    model: MacsModel,
+    limits: Limits,
+    multiple: int,
+    floor: int,
+    floor_ratio: float = 0.0,
+) -> dict[str, int]:
+    """The largest network on the allocator's path within all `limits`.
+
+    Bisects the knob; where the last step moves many units at once, as many of them as fit
+    stay, and then of any group: one multiple more of any is over a limit.
+    Raises StageError when even the smallest network is over one.
+    """
+    groups = [candidate.group for candidate in candidates]
+    costs = model.over(groups)
+
+    def at(knob: float) -> dict[str, int]:
+        return counts_at(allocator, candidates, knob, multiple, floor, floor_ratio)
+
+    low, high = 0.0, 1.0
+    macs, parameters = limits.most()
+    least, dense = costs.at(at(high)), costs.at({group.name: group.size for group in groups})
+    for unit, most, found, whole in (
+        ("MACs", macs, least.macs, dense.macs),
+        ("parameters", parameters, least.parameters, dense.parameters),
+    ):
+        if found > most:
+            raise StageError(
+                f"at most {most / 1e6:.2f} M {unit} asked, but this allocator with a floor of "
+                f"{floor} channels and multiples of {multiple} reaches no less than "
+                f"{found / whole:.3f} of dense"
+            )
+    for _ in range(KNOB_STEPS):
+        middle = (low + high) / 2
+        low, high = (low, middle) if limits.hold(costs.at(at(middle))) else (middle, high)
+    counts, larger = at(high), at(low)
+    for sizes in (larger, {group.name: group.size for group in groups}):
+        counts = _filled(costs, limits, groups, counts, sizes, multiple)
+    return counts
+
+
+def _filled(
+    costs: GroupCosts,
+    limits: Limits,
+    groups: Sequence[Group],
+    counts: Counts,
+    most: Counts,
+    multiple: int,
+) -> dict[str, int]:
+    """One step more of each group in turn, up to `most`, as long as any fits."""
+    filled = dict(counts)
+    grown = True
+    while grown:
+        grown = False
+        for group in groups:
+            now = filled[group.name]
+            more = min(now + group.unit_multiple(multiple), most[group.name])
+            if more > now and limits.hold(costs.at({**filled, group.name: more})):
+                filled[group.name], grown = more, True
+    return filled
+
+
+def _shape(layer: nn.Module) -> tuple[int, int, int]:
+    assert isinstance(layer, ROOTS)
+    inputs = channels_of(layer, "in") // int(getattr(layer, "groups", 1))
+    return channels_of(layer, "out"), inputs, prod(layer.weight.shape[2:])
+
+
+def _weights(layers: Mapping[str, nn.Module], group: Group) -> FloatArray:
+    """Absolute weights of the layers that write the group's channels, sorted upwards."""
+    writers = dict.fromkeys(member.layer for member in group.members if member.side == "out")
+    parts = [
+        layer.weight.detach().cpu().float().abs().numpy().ravel()
+        for layer in map(layers.__getitem__, writers)
+        if isinstance(layer, ROOTS)
+    ]
+    return np.sort(np.concatenate(parts))

@@ -29,15 +29,48 @@ class GroupReport(Spec):
     highest_removed: float | None
 
 
+class Trial(Spec):
+    """One way to prune that was tried: how far it ends from the dense network."""
+
+    criterion: str
+    allocator: str
+    distance: float | None
+    """On held-out samples, after a quick repair; None where it could not be tried."""
+    reason: str
+
+
 class PruneReport(Spec):
     """Asked and achieved, and what could not be pruned."""
 
+    criterion: str
+    allocator: str
     macs_ratio_asked: float | None
     macs_ratio: float
     macs_dense: int
     macs: int
     groups: dict[str, GroupReport]
     refused: dict[str, str]
+    trials: tuple[Trial, ...]
+    """What the criterion and the allocator were chosen from."""
+    remarks: tuple[str, ...]
+
+
+class RecoveryReport(Spec):
+    """What one recovery did on the held-out samples."""
+
+    name: str
+    distance_before: float | None
+    """From the dense network's outputs: KL divergence of logits, else relative squared error.
+    None where the outputs are not finite."""
+    distance_after: float | None
+    kept: bool
+    remarks: tuple[str, ...]
+
+
+class RepairReport(Spec):
+    """Every recovery, in turn."""
+
+    recoveries: tuple[RecoveryReport, ...]
 
 
 @dataclass(frozen=True)
@@ -48,6 +81,8 @@ class Checkpoint(Artifact):
     weights: Path | None
     """None where the task's `network()` comes with its weights."""
     plan: Path | None
+    teacher: "Checkpoint | None" = None
+    """The dense network that a pruned one descends from."""
 
     def network(self) -> "nn.Module":
         """The network built, pruned by the plan and loaded, in eval mode."""
@@ -76,6 +111,45 @@ class Pruned(Checkpoint):
 
     def report(self) -> PruneReport:
         return read_spec(self.plan.with_name("prune.json"), PruneReport)
+
+
+@dataclass(frozen=True)
+class Recovered(Checkpoint):
+    """A checkpoint fresh from repair, with the report on it."""
+
+    weights: Path
+
+    def report(self) -> RepairReport:
+        return read_spec(self.weights.with_name("recover.json"), RepairReport)
+
+
+class Baseline(Spec):
+    """A network that the pruned one has to beat, or, as "chosen", the pruned one itself."""
+
+    name: str
+    distance: float | None
+    """From the dense network's outputs after a quick repair; None where there is none."""
+    score: float | None
+    """The task's metric on the validation samples; None where nothing was trained."""
+
+
+class CheckReport(Spec):
+    """The baselines, and how well the distance foretells the score."""
+
+    baselines: tuple[Baseline, ...]
+    kendall_tau: float | None
+    """Between nearness after repair and score after fine-tuning, over `plans` plans."""
+    plans: int
+
+
+@dataclass(frozen=True)
+class Checked(Artifact):
+    """The outcome of the checks."""
+
+    folder: Path
+
+    def report(self) -> CheckReport:
+        return read_spec(self.folder / "check.json", CheckReport)
 
 
 class ExportReport(Spec):

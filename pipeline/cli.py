@@ -48,6 +48,9 @@ class Stopped(BaseException):
 @app.callback()
 def options(debug: Debug = False) -> None:
     """Options of every command."""
+    # Threads of torch that wait for one another spin; on a shared CPU that made training steps
+    # five times slower. Read when torch is loaded, so not later than here.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if debug:
         os.environ["SLIMGATE_DEBUG"] = "1"
 

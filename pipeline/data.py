@@ -13,6 +13,7 @@ from profiles.errors import ConfigError, IntegrityError, SlimgateError
 from profiles.spec import Spec
 
 FloatArray = npt.NDArray[np.float32]
+Float64 = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 Bytes = npt.NDArray[np.uint8]
 Targets = npt.NDArray[np.int64 | np.float32]

@@ -9,6 +9,9 @@ from pipeline.data import Targets, check_labels
 from pipeline.task import user_code
 from profiles.errors import ConfigError, StageError
 
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""The mean loss of outputs [n, ...] and targets [n, ...], a scalar."""
+
 
 def compute_device() -> torch.device:
     """The GPU where there is one, else the CPU."""
@@ -29,7 +32,7 @@ def outputs_of(network: nn.Module, inputs: Tensor) -> Tensor:
 
 def loss_of(
     network: nn.Module,
-    loss: Callable[[Tensor, Tensor], Tensor],
+    loss: Loss,
     inputs: Tensor,
     targets: Targets,
 ) -> Tensor:

@@ -7,12 +7,13 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.artifact import Checkpoint, Engine, OnnxModel, Pruned
+from pipeline.artifact import Checked, Checkpoint, Engine, OnnxModel, Pruned, Recovered
 from pipeline.bundle import Judged, Terms, judged, write_bundle
 from pipeline.digest import file_digest
 from pipeline.measure import EnginePair, score_engine, time_engines, weigh_engine
 from pipeline.recipe import Recipe
 from pipeline.report import markdown
+from pipeline.stage import Stage
 from pipeline.stages.build import Build
 from pipeline.store import Runner, Store
 from profiles.device import DeviceProfile
@@ -35,15 +36,24 @@ class Flow:
     runner: Runner
 
     def pruned(self) -> Pruned:
-        return self.runner.run("prune", self.recipe.prune, self.dense)
+        """The network after the last step of the schedule."""
+        *steps, last = self.recipe.prunes()
+        source = self.dense
+        for number, prune in enumerate(steps, 1):
+            pruned = self.runner.run(f"prune {number}", prune, source)
+            recovered = self._maybe(f"recover {number}", self.recipe.recover, pruned)
+            source = self._maybe(f"finetune {number}", self.recipe.between(), recovered)
+        return self.runner.run("prune", last, source)
 
     def recovered(self) -> Checkpoint:
-        pruned, recover = self.pruned(), self.recipe.recover
-        return self.runner.run("recover", recover, pruned) if recover else pruned
+        return self._maybe("recover", self.recipe.recover, self.pruned())
 
     def finetuned(self) -> Checkpoint:
-        recovered, finetune = self.recovered(), self.recipe.finetune
-        return self.runner.run("finetune", finetune, recovered) if finetune else recovered
+        return self._maybe("finetune", self.recipe.finetune, self.recovered())
+
+    def checked(self) -> Checked | None:
+        check = self.recipe.check()
+        return self.runner.run("check", check, self.pruned()) if check else None
 
     def exported(self) -> OnnxModel:
         return self.runner.run("export", self.recipe.export, self.finetuned())
@@ -56,6 +66,11 @@ class Flow:
 
     def built_dense(self) -> Engine:
         return self.runner.run("build dense", self._build(), self.exported_dense())
+
+    def _maybe(
+        self, name: str, stage: Stage[Checkpoint, Checkpoint] | None, source: Checkpoint
+    ) -> Checkpoint:
+        return self.runner.run(name, stage, source) if stage else source
 
     def _build(self) -> Build:
         return Build(engine=self.device.engine, threads=self.device.threads)
@@ -119,7 +134,10 @@ def release(flow: Flow, store: Store, out: Path) -> Judged:
     specs: dict[str, Spec] = {"recipe.json": flow.recipe, "export.json": exported}
     if flow.dense.task.preprocessing:
         specs["preprocess.json"] = flow.dense.task.preprocessing
-    page = markdown(found, exported, store.records)
+    recovered = flow.recovered()
+    repaired = recovered.report() if isinstance(recovered, Recovered) else None
+    checked = flow.checked()
+    page = markdown(found, repaired, checked.report() if checked else None, exported, store.records)
     with store.alone(f"write {out.resolve()}"):
         write_bundle(out, files, specs, found, page)
     return found

@@ -1,7 +1,7 @@
 """A recipe's choice of a plugin: its name, or a table with the name and the plugin's own fields."""
 
 import json
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from pydantic import BeforeValidator, PlainSerializer, ValidationError
 
@@ -12,11 +12,19 @@ from profiles.spec import Spec, explain
 S = TypeVar("S", bound=Spec)
 
 
-def choice(package: str, base: type[S]) -> tuple[BeforeValidator, PlainSerializer]:
-    """Annotations for a field of type `base`: `"NAME"` or `{name = "NAME", field = value}`."""
+AUTO: Literal["auto"] = "auto"
+
+
+def choice(
+    package: str, base: type[S], auto: bool = False
+) -> tuple[BeforeValidator, PlainSerializer]:
+    """Annotations for a field of type `base`: `"NAME"` or `{name = "NAME", field = value}`.
+
+    With `auto` also `"auto"`, as it stands.
+    """
 
     def parse(value: object) -> object:
-        if isinstance(value, base):
+        if isinstance(value, base) or (auto and value == AUTO):
             return value
         options = {"name": value} if isinstance(value, str) else value
         if not isinstance(options, dict) or not isinstance(options.get("name"), str):
@@ -30,10 +38,16 @@ def choice(package: str, base: type[S]) -> tuple[BeforeValidator, PlainSerialize
             faults = explain(error, kind, options["name"])
             raise ValueError(faults.replace("\n", "; ")) from error
         except ConfigError as error:
-            raise ValueError(str(error)) from error
+            raise ValueError(f"{error}{', or auto' if auto else ''}") from error
 
-    def dump(value: S) -> dict[str, object]:
-        name = type(value).__module__.rpartition(".")[2]
-        return {"name": name, **value.model_dump(mode="json")}
+    def dump(value: S | str) -> dict[str, object] | str:
+        if isinstance(value, str):
+            return value
+        return {"name": name_of(value), **value.model_dump(mode="json")}
 
     return BeforeValidator(parse), PlainSerializer(dump)
+
+
+def name_of(chosen: Spec) -> str:
+    """The name of a plugin: its file's."""
+    return type(chosen).__module__.rpartition(".")[2]

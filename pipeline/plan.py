@@ -38,6 +38,8 @@ class PruningPlan(Spec):
 
     schema_version: Literal[1] = 1
     layers: dict[str, LayerPlan]
+    skipped: tuple[str, ...] = ()
+    """Residual blocks that hand on what they are given: the identity takes their place."""
 
 
 def channels_of(layer: nn.Module, side: Side) -> int:
@@ -67,6 +69,7 @@ def apply_plan(network: nn.Module, plan: PruningPlan) -> nn.Module:
     Raises ConfigError when the plan was made for another network.
     """
     pruned = copy.deepcopy(network)
+    _skip(pruned, plan)
     layers = dict(pruned.named_modules())
     for name, kept in plan.layers.items():
         layer = layers.get(name)
@@ -78,6 +81,46 @@ def apply_plan(network: nn.Module, plan: PruningPlan) -> nn.Module:
                 _check(name, layer, side, part)
                 _slice(layer, side, part.channels)
     return pruned
+
+
+def compose(first: PruningPlan, second: PruningPlan) -> PruningPlan:
+    """The plan that does at once what `second` does to the network that `first` leaves.
+
+    Raises ConfigError when `second` was made for another network.
+    """
+    names = dict.fromkeys([*first.layers, *second.layers])
+    layers = {}
+    for name in names:
+        a, b = (plan.layers.get(name, LayerPlan()) for plan in (first, second))
+        layers[name] = LayerPlan(
+            out=_composed(name, a.out, b.out), inputs=_composed(name, a.inputs, b.inputs)
+        )
+    skipped = tuple(dict.fromkeys((*first.skipped, *second.skipped)))
+    inside = tuple(f"{name}." for name in skipped)
+    left = {name: kept for name, kept in layers.items() if not name.startswith(inside)}
+    return PruningPlan(layers=left, skipped=skipped)
+
+
+def _skip(network: nn.Module, plan: PruningPlan) -> None:
+    for name in plan.skipped:
+        try:
+            network.get_submodule(name)
+        except AttributeError as error:
+            raise ConfigError(
+                f"the plan skips {name!r}, which the network does not have"
+            ) from error
+        network.set_submodule(name, nn.Identity())
+
+
+def _composed(name: str, first: Kept | None, second: Kept | None) -> Kept | None:
+    if first is None or second is None:
+        return first or second
+    if second.of != len(first.channels):
+        raise ConfigError(
+            f"the second plan is for a {name} with {second.of} channels, "
+            f"the first leaves {len(first.channels)}: make it for the network that the first leaves"
+        )
+    return Kept(of=first.of, channels=tuple(first.channels[i] for i in second.channels))
 
 
 def _check(name: str, layer: nn.Module, side: Side, kept: Kept) -> None:
@@ -163,6 +206,7 @@ def masked(network: nn.Module, plan: PruningPlan) -> nn.Module:
     weight that reads a removed channel is zero.
     """
     silent = copy.deepcopy(network)
+    _skip(silent, plan)
     layers: Mapping[str, nn.Module] = dict(silent.named_modules())
     for name, kept in plan.layers.items():
         layer = layers[name]

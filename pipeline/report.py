@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from pipeline.artifact import ExportReport, PruneReport
+from pipeline.artifact import CheckReport, ExportReport, PruneReport, RepairReport
 from pipeline.bundle import Judged
 from pipeline.store import StageRecord
 
@@ -73,8 +73,14 @@ def macs_line(pruned: PruneReport) -> str:
     )
 
 
-def markdown(found: Judged, exported: ExportReport, stages: Sequence[StageRecord]) -> str:
-    """One page: verdict, budget, comparison, layers, provenance."""
+def markdown(
+    found: Judged,
+    repaired: RepairReport | None,
+    checked: CheckReport | None,
+    exported: ExportReport,
+    stages: Sequence[StageRecord],
+) -> str:
+    """One page: verdict, budget, comparison, choices, repair, layers, provenance."""
     host, measurement = found.measurement.host, found.measurement
     refused = found.pruned.refused
     sections = [
@@ -91,6 +97,9 @@ def markdown(found: Judged, exported: ExportReport, stages: Sequence[StageRecord
         f"{len(measurement.shipped.scores)} validation samples. Peak memory is what loading "
         "and running adds to a process that has only imported the runtime "
         f"({measurement.shipped.memory[0].method}).",
+        *_choice(found.pruned),
+        *_repair(repaired),
+        *_checks(checked),
         f"## Channels\n\n{macs_line(found.pruned).capitalize()}.\n\n"
         + _table(
             ("first layer of the group", "before", "after"),
@@ -110,6 +119,52 @@ def markdown(found: Judged, exported: ExportReport, stages: Sequence[StageRecord
         "Versions: " + ", ".join(f"{n} {v}" for n, v in sorted(host.versions.items())) + ".",
     ]
     return "\n\n".join(sections) + "\n"
+
+
+def _choice(pruned: PruneReport) -> list[str]:
+    """What the channels were chosen by, and the trials behind it."""
+    text = f"## Choice\n\nCriterion `{pruned.criterion}`, allocator `{pruned.allocator}`."
+    if pruned.trials:
+        rows = [(t.criterion, t.allocator, _figure(t.distance), t.reason) for t in pruned.trials]
+        text += (
+            " Tried on samples held out from calibration, each repaired quickly; the distance "
+            "is that of the outputs from the dense network's:\n\n"
+            + _table(("criterion", "allocator", "distance", ""), rows)
+        )
+    return [text + "".join(f"\n\n{_cell(remark)}." for remark in pruned.remarks)]
+
+
+def _repair(repaired: RepairReport | None) -> list[str]:
+    """Each recovery, and whether it was kept."""
+    if repaired is None:
+        return []
+    rows = [
+        (r.name, _figure(r.distance_before), _figure(r.distance_after), "yes" if r.kept else "no")
+        for r in repaired.recoveries
+    ]
+    remarks = [remark for recovery in repaired.recoveries for remark in recovery.remarks]
+    return [
+        "## Repair\n\nDistance from the dense network's outputs on held-out samples.\n\n"
+        + _table(("recovery", "before", "after", "kept"), rows)
+        + "".join(f"\n\n{_cell(remark)}." for remark in remarks)
+    ]
+
+
+def _checks(checked: CheckReport | None) -> list[str]:
+    """The baselines, and how well the distance foretells the score."""
+    if checked is None:
+        return []
+    rows = [(b.name, _figure(b.distance), _figure(b.score)) for b in checked.baselines]
+    text = "## Checks\n\nDistance after a quick repair, score on the validation samples.\n\n"
+    text += _table(("network", "distance", "score"), rows)
+    if checked.plans:
+        tau = _figure(checked.kendall_tau)
+        text += f"\n\nKendall's tau of nearness and score over {checked.plans} plans: {tau}."
+    return [text]
+
+
+def _figure(distance: float | None) -> str:
+    return "-" if distance is None else f"{distance:.4g}"
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> str:

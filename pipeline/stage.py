@@ -10,7 +10,7 @@ from profiles.host import versions
 from profiles.spec import Spec
 
 In = TypeVar("In", bound=Artifact)
-Out = TypeVar("Out", bound=Artifact)
+Out = TypeVar("Out", bound=Artifact, covariant=True)
 
 
 class Stage(Spec, ABC, Generic[In, Out]):

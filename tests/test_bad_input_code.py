@@ -157,17 +157,17 @@ TASKS = {
     "no pair": (
         "return self.inputs[index], self.targets[index]",
         "return self.inputs[index]",
-        "sample 0 is not a pair of input and target, but a ndarray",
+        "sample 4 is not a pair of input and target, but a ndarray",
     ),
     "no number": (
         "return self.inputs[index], self.targets[index]",
         "return self.inputs[index], 'cat'",
-        "sample 0: its target is <U3, not numbers",
+        "sample 4: its target is <U3, not numbers",
     ),
     "no target": (
         "return self.inputs[index], self.targets[index]",
         "return self.inputs[index], None",
-        "sample 0: its target is object, not numbers",
+        "sample 4: its target is object, not numbers",
     ),
     "label": ("% 4", "% 5", "label 4 is out of range: the network has 4 outputs; check the labels"),
 }

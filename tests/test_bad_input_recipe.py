@@ -42,11 +42,11 @@ TABLES: dict[str, tuple[dict[str, Table | None], list[str]]] = {
     "criterion that is a number": ({"prune": {"criterion": 3}}, ["give a name", "(found 3)"]),
     "criterion": (
         {"prune": {"criterion": "prro"}},
-        ["prune.criterion: 'prro' is none of the criteria: magnitude, pro"],
+        ["prune.criterion: 'prro' is none of the criteria: ", "magnitude, offset, pro, "],
     ),
     "allocator": (
         {"prune": {"allocator": "unifrom"}},
-        ["prune.allocator: 'unifrom' is none of the allocators: table, uniform"],
+        ["prune.allocator: 'unifrom' is none of the allocators: ", ", table, uniform"],
     ),
     "allocator's rows": (
         {"prune": {"allocator": {"name": "table", "rows": [{"layers": "*", "ratio": 0.5}]}}},
@@ -55,7 +55,7 @@ TABLES: dict[str, tuple[dict[str, Table | None], list[str]]] = {
     "allocator without rows": ({"prune": {"allocator": "table"}}, ["rows or a preset"]),
     "recovery": (
         {"recover": {"chain": ["bn"]}},
-        ["recover.chain.0: 'bn' is none of the recoveries: bn_recalibrate"],
+        ["recover.chain.0: 'bn' is none of the recoveries: ", "bn_recalibrate, least_squares"],
     ),
     "no recovery": ({"recover": {"chain": []}}, ["recover.chain: ", "at least 1 item"]),
     "device": (

@@ -15,4 +15,4 @@ def test_the_demo_recipe_is_resolved_with_its_devices_multiple() -> None:
 
 
 def test_the_plugins_are_found_by_their_files() -> None:
-    assert plugin_names("pipeline.criteria") == ("magnitude", "pro", "random", "taylor")
+    assert {"magnitude", "pro", "reconstruction"} <= set(plugin_names("pipeline.criteria"))

@@ -1,6 +1,7 @@
 """The stages on small real networks: what they keep, repair, resume and hand on."""
 
 from dataclasses import replace
+from math import inf
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +12,18 @@ from torch import Tensor, nn
 
 from exporters.base import call_one, runtime
 from exporters.engines.ort import Ort
-from pipeline.artifact import Checkpoint, OnnxModel, PruneReport
+from pipeline.allocators.uniform import Uniform
+from pipeline.artifact import Checkpoint, OnnxModel, Pruned, PruneReport
+from pipeline.criteria.magnitude import Magnitude
+from pipeline.criteria.reconstruction import Reconstruction
 from pipeline.data import FloatArray
+from pipeline.options import name_of
 from pipeline.recoveries.bn_recalibrate import BnRecalibrate
+from pipeline.recoveries.least_squares import LeastSquares
 from pipeline.stages.build import Build
 from pipeline.stages.export import Export
 from pipeline.stages.finetune import FineTune, FineTuneReport
-from pipeline.stages.prune import Prune
+from pipeline.stages.prune import AUTO_ALLOCATORS, AUTO_CRITERIA, Prune
 from pipeline.stages.recover import Recover
 from pipeline.task import Task, cross_entropy
 from pipeline.weights import read_weights
@@ -55,7 +61,7 @@ def folder(path: Path) -> Path:
 PRUNE = Prune(macs_ratio=0.6, multiple=1, floor=1, samples=64)
 
 
-def pruned(source: Checkpoint, path: Path) -> Checkpoint:
+def pruned(source: Checkpoint, path: Path) -> Pruned:
     out = folder(path)
     PRUNE.run(source, out, path / "scratch")
     return PRUNE.load(source, out, "pruned")
@@ -81,33 +87,69 @@ def test_pruning_twice_gives_the_same_bytes(tmp_path: Path) -> None:
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
 
 
-def test_bn_recalibration_is_the_average_over_all_batches_and_touches_nothing_else() -> None:
-    network = trained(Chain)
-    before = {name: value.clone() for name, value in network.state_dict().items()}
-    inputs = [torch.randn(10, 3, 8, 8) for _ in range(3)]
-    BnRecalibrate().recover(network, inputs)
-    conv = network.get_submodule("conv1")
-    with torch.no_grad():
-        outputs = [conv(batch) for batch in inputs]
-    mean = torch.stack([y.mean((0, 2, 3)) for y in outputs]).mean(0)
-    variance = torch.stack([y.var((0, 2, 3)) for y in outputs]).mean(0)
-    after = network.state_dict()
-    torch.testing.assert_close(after["bn1.running_mean"], mean)
-    torch.testing.assert_close(after["bn1.running_var"], variance)
-    same = [n for n in before if "running" not in n and "tracked" not in n]
-    assert all(torch.equal(before[name], after[name]) for name in same)
-    norm = network.get_submodule("bn1")
-    assert isinstance(norm, nn.BatchNorm2d)
-    assert norm.momentum == 0.1
-    assert not norm.training
+def test_auto_writes_every_trial_and_what_was_chosen(tmp_path: Path) -> None:
+    pruned(checkpoint(Residual), tmp_path / "pruned")
+    report = read_spec(tmp_path / "pruned" / "prune.json", PruneReport)
+    criteria = [name_of(criterion) for criterion in AUTO_CRITERIA]
+    allocators = [name_of(allocator) for allocator in AUTO_ALLOCATORS]
+    tried = [(trial.criterion, trial.allocator) for trial in report.trials]
+    assert set(tried) >= {(c, a) for a in allocators for c in criteria}
+    best = min(report.trials, key=lambda t: inf if t.distance is None else t.distance)
+    assert (report.criterion, report.allocator) == (best.criterion, best.allocator)
 
 
-def test_recovery_without_batch_norm_changes_nothing(tmp_path: Path) -> None:
-    source = checkpoint(Concat)
-    Recover(samples=32).run(source, folder(tmp_path / "out"), tmp_path / "scratch")
+def test_a_criterion_that_was_chosen_is_taken_without_trials(tmp_path: Path) -> None:
+    stage = PRUNE.model_copy(update={"criterion": Magnitude(), "allocator": Uniform()})
+    stage.run(checkpoint(), folder(tmp_path / "out"), tmp_path / "scratch")
+    report = read_spec(tmp_path / "out" / "prune.json", PruneReport)
+    assert (report.criterion, report.allocator) == ("magnitude", "uniform")
+    assert report.trials == ()
+
+
+def test_reconstruction_of_a_group_that_a_transposed_convolution_reads_is_refused(
+    tmp_path: Path,
+) -> None:
+    chosen = {"criterion": Reconstruction(), "allocator": Uniform()}
+    stage = PRUNE.model_copy(update=chosen)
+    with pytest.raises(StageError, match=r"left: .*'reconstruction' cannot score them; choose"):
+        stage.run(checkpoint(Concat), folder(tmp_path / "out"), tmp_path / "scratch")
+
+
+@pytest.mark.parametrize("kind", [Residual, Concat])
+def test_recovery_writes_what_each_recovery_did(kind: type[nn.Module], tmp_path: Path) -> None:
+    small = pruned(checkpoint(kind), tmp_path / "pruned")
+    stage = Recover(chain=(BnRecalibrate(), LeastSquares(steps=5)), samples=64)
+    stage.run(small, folder(tmp_path / "out"), tmp_path / "scratch")
+    recovered = stage.load(small, tmp_path / "out", "recovered")
+    reports = recovered.report().recoveries
+    assert [one.name for one in reports] == ["bn_recalibrate", "least_squares"]
+    assert any(one.kept for one in reports)
+    assert recovered.plan == small.plan
+    assert recovered.teacher == small.teacher
     found = read_weights(tmp_path / "out" / "model.safetensors")
-    wanted = source.network().state_dict()
-    assert all(torch.equal(found[name], value) for name, value in wanted.items())
+    state = recovered.network().state_dict()
+    assert all(torch.equal(found[name], value) for name, value in state.items())
+    if kind is Concat:
+        assert not reports[0].kept
+        assert reports[0].remarks == ("the network has no batch norm to recalibrate",)
+
+
+def test_a_network_that_was_not_pruned_here_cannot_be_recovered(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="only a pruned network can be recovered"):
+        Recover(samples=32).run(checkpoint(), folder(tmp_path / "out"), tmp_path / "scratch")
+    small = pruned(checkpoint(), tmp_path / "pruned")
+    with pytest.raises(ConfigError, match="only a pruned network can be recovered"):
+        Recover(samples=32).run(
+            replace(small, teacher=None), folder(tmp_path / "out2"), tmp_path / "scratch"
+        )
+
+
+def test_samples_that_do_not_fit_into_memory_are_refused_with_their_size(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("pipeline.calibration.available_memory", lambda: 64 * 1024)
+    with pytest.raises(StageError, match=r"64 samples of 0\.0 MiB do not fit .* ask for fewer"):
+        PRUNE.run(checkpoint(), folder(tmp_path / "out"), tmp_path / "scratch")
 
 
 def tuned(source: Checkpoint, path: Path, stage: FineTune, scratch: Path) -> FineTuneReport:

@@ -1,62 +1,20 @@
 """Statistics of one calibration pass, against the definitions they stand for."""
 
 import copy
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
-from networks import NETWORKS, Chain, Residual, trained
-from scipy.stats import kendalltau
+from networks import NETWORKS, Chain, Concat, Grouped, Residual, trained
+from samples import ALL, SAMPLES, Samples, feeds, stats_of
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.criteria import Criterion, group_scores
-from pipeline.criteria.magnitude import Magnitude
-from pipeline.criteria.pro import Pro
-from pipeline.criteria.random import Random
-from pipeline.criteria.taylor import Taylor
-from pipeline.data import FloatArray, Targets, batches
-from pipeline.groups import Group, find_groups
+from pipeline.data import batches
+from pipeline.groups import find_groups
 from pipeline.stats import Float64, LayerStats, collect
-from pipeline.task import Task, cross_entropy
-from profiles.errors import ConfigError, StageError
-
-SAMPLES = 24
-
-
-class Samples:
-    """Random labelled inputs, 3 x 8 x 8, of 4 classes."""
-
-    def __init__(self, count: int = SAMPLES, repeat: int = 1) -> None:
-        generator = np.random.default_rng(0)
-        inputs = generator.standard_normal((count, 3, 8, 8)).astype(np.float32)
-        self._inputs = np.concatenate([inputs] * repeat)
-        self.targets = np.concatenate([generator.integers(0, 4, count)] * repeat)
-
-    def __len__(self) -> int:
-        return len(self._inputs)
-
-    def __getitem__(self, index: int, /) -> tuple[FloatArray, np.int64]:
-        return self._inputs[index], self.targets[index]
-
-
-def task_of(network: nn.Module, data: Samples | None = None) -> Task:
-    samples = data or Samples()
-    return Task(lambda: network, samples, samples)
-
-
-def feeds(data: Samples, size: int = 10) -> Iterator[tuple[FloatArray, Targets]]:
-    return batches(data, range(len(data)), size)
-
-
-def stats_of(
-    network: nn.Module, data: Samples | None = None, size: int = 10
-) -> tuple[tuple[Group, ...], dict[str, LayerStats]]:
-    data = data or Samples()
-    groups = find_groups(network, torch.from_numpy(data[0][0])[None]).groups
-    return groups, collect(network, groups, feeds(data, size), task_of(network))
+from pipeline.task import cross_entropy
 
 
 class Injected(nn.Module):
@@ -134,7 +92,7 @@ def test_hooks_give_the_gradient_of_the_injected_parameter() -> None:
     _, stats = stats_of(network, size=7)
     layers = ("convs.0", "convs.1", "convs.2", "hidden")
     for name, gradient in zip(layers, expected, strict=True):
-        np.testing.assert_allclose(stats[name].offset_gradients, gradient, rtol=2e-4, atol=1e-7)
+        np.testing.assert_allclose(stats[name].offset_gradients(), gradient, rtol=2e-4, atol=1e-7)
 
 
 @pytest.mark.parametrize("name", ["outer.0", "outer.1"])
@@ -150,7 +108,7 @@ def test_a_layer_that_feeds_a_residual_sum_has_the_identity_for_activation(name:
     assert gamma.grad is not None
     assert beta.grad is not None
     expected = (gamma * gamma.grad + beta * beta.grad).detach().double().numpy()
-    np.testing.assert_allclose(stats[name].offset_gradients, expected, rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(stats[name].offset_gradients(), expected, rtol=1e-3, atol=1e-6)
 
 
 def test_filters_are_the_norms_scales_where_there_is_one_and_weights_elsewhere() -> None:
@@ -162,13 +120,13 @@ def test_filters_are_the_norms_scales_where_there_is_one_and_weights_elsewhere()
     gamma, weight = probe.get_parameter("bn1.weight"), probe.get_parameter("conv2.weight")
     assert gamma.grad is not None
     assert weight.grad is not None
-    np.testing.assert_allclose(stats["conv1"].filters[:, 0], gamma.detach().numpy())
+    np.testing.assert_allclose(stats["conv1"].filters()[:, 0], gamma.detach().numpy())
     np.testing.assert_allclose(
-        stats["conv1"].filter_gradients[:, 0], gamma.grad.numpy(), rtol=1e-3, atol=1e-7
+        stats["conv1"].filter_gradients()[:, 0], gamma.grad.numpy(), rtol=1e-3, atol=1e-7
     )
-    assert stats["conv2"].filters.shape == (6, 8 * 9)
+    assert stats["conv2"].filters().shape == (6, 8 * 9)
     np.testing.assert_allclose(
-        stats["conv2"].filter_gradients, weight.grad.flatten(1).numpy(), rtol=1e-3, atol=1e-6
+        stats["conv2"].filter_gradients(), weight.grad.flatten(1).numpy(), rtol=1e-3, atol=1e-6
     )
 
 
@@ -179,7 +137,7 @@ def test_taylor_is_the_mean_of_absolute_changes_sample_by_sample() -> None:
     for index in range(SAMPLES):
         single = batches(Samples(), [index], 1)
         groups = find_groups(network, torch.zeros(1, 3, 8, 8)).groups
-        alone.append(collect(network, groups, single, task_of(network))["conv1"].taylor)
+        alone.append(collect(network, groups, single, cross_entropy, ALL)["conv1"].taylor)
     np.testing.assert_allclose(whole["conv1"].taylor, np.mean(alone, axis=0), rtol=1e-4)
 
 
@@ -199,94 +157,213 @@ def test_the_same_samples_twice_give_the_same_statistics(kind: type[nn.Module]) 
     _, once = stats_of(network, Samples(), size=24)
     _, twice = stats_of(network, Samples(repeat=2), size=9)
     for name, layer in once.items():
-        other = twice[name]
-        for field in ("filter_gradients", "offset_gradients", "taylor"):
-            want, got = getattr(layer, field), getattr(other, field)
-            np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-6)
+        for one, two in zip(values(layer), values(twice[name]), strict=True):
+            np.testing.assert_allclose(one, two, rtol=1e-3, atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", NETWORKS)
-@pytest.mark.parametrize("step_size", [0.01, 0.1, 1.0])
-def test_pro_ranks_as_its_expansion_for_a_small_step(
-    kind: type[nn.Module], step_size: float
+def values(layer: LayerStats) -> list[Float64]:
+    """Everything that does not depend on how the samples are cut into batches."""
+    return [
+        layer.weight_gradient.mean,
+        layer.bias_gradient.mean,
+        layer.scale_gradient.mean,
+        *(gradient.mean for gradient in layer.offsets.values()),
+        layer.taylor,
+        layer.offset,
+        layer.offset_per_position,
+        layer.input_mean,
+        layer.input_variance,
+        layer.input_abs_mean,
+        layer.input_square_mean,
+        layer.output_variance,
+        layer.relevance,
+    ]
+
+
+def by_position(network: nn.Module, layer: str, norm: str) -> tuple[Tensor, Tensor, Tensor]:
+    """c, u and dL/du of every sample, [n, channels, positions], float64."""
+    network = copy.deepcopy(network).double()
+    seen: dict[str, Tensor] = {}
+
+    def keep(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
+        def hook(_: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            output.retain_grad()
+            seen[name] = output
+            return output.clone()  # what follows may overwrite it
+
+        return hook
+
+    network.get_submodule(layer).register_forward_hook(keep("c"))
+    network.get_submodule(norm).register_forward_hook(keep("u"))
+    inputs, targets = next(feeds(Samples(), SAMPLES))
+    outputs = network(torch.from_numpy(inputs).double())
+    (cross_entropy(outputs, torch.from_numpy(targets)) * SAMPLES).backward()
+    c, u = (seen.get(name, seen["u"]) for name in "cu")
+    assert u.grad is not None
+    return c.detach().flatten(2), u.detach().flatten(2), u.grad.flatten(2)
+
+
+LAYERS = [(Residual, "inner.0", "inner_bn.0"), (Residual, "outer.1", "outer_bn.1")]
+
+
+@pytest.mark.parametrize(("kind", "layer", "norm"), LAYERS)
+def test_offset_and_the_places_of_d_are_what_they_say(
+    kind: type[nn.Module], layer: str, norm: str
 ) -> None:
-    """log s = lambda S0 + O(lambda^2), S0 = d / norm(F) - <F, G> / norm(F)^2."""
-    _, stats = stats_of(trained(kind))
-    for layer in stats.values():
-        norm = np.linalg.norm(layer.filters, axis=1)
-        inner = (layer.filters * layer.filter_gradients).sum(1)
-        expansion = layer.offset_gradients / norm - inner / norm**2
-        score = Pro(step_size=step_size).score(layer)
-        least = 0.97 if step_size < 1 else 0.7
-        assert kendalltau(score, expansion).statistic >= least
+    network = trained(kind)
+    nn.init.constant_(network.get_submodule(norm).get_parameter("weight")[:1].detach(), -0.7)
+    _, stats = stats_of(network, size=7)
+    c, u, gradient = by_position(network, layer, norm)
+    scale, shift, deviation = (
+        torch.from_numpy(value)[:, None]
+        for value in (
+            np.array(network.get_submodule(norm).get_parameter("weight").detach()),
+            np.array(network.get_submodule(norm).get_parameter("bias").detach()),
+            np.sqrt(np.array(network.get_submodule(norm).get_buffer("running_var")) + 1e-5),
+        )
+    )
+    each = gradient * (scale.abs() * c - (u - shift))
+    found = stats[layer]
+    close = np.testing.assert_allclose
+    close(found.offset, each.sum(2).abs().mean(0), rtol=1e-3)
+    close(found.offset_per_position, each.abs().sum(2).mean(0), rtol=1e-3)
+    close(found.taylor, (gradient * u).sum(2).abs().mean(0), rtol=1e-3)
+    at_norm = (gradient * u).sum(2).mean(0)
+    at_output = (gradient * scale / deviation * c).sum(2).mean(0)
+    close(found.offset_gradients("norm"), at_norm, rtol=1e-3, atol=1e-6)
+    close(found.offset_gradients("output"), at_output, rtol=1e-3, atol=1e-6)
+    folded = found.weight * (scale / deviation).numpy()
+    # <F, dL/dF> of the folded filter is dL/du * u without the mean and the shift.
+    inner = (folded * found.filter_gradients("folded")).sum(1)
+    close(inner, at_output, rtol=1e-3, atol=1e-6)
 
 
-def hand_made(
-    filters: list[list[float]], gradients: list[list[float]], d: list[float]
-) -> LayerStats:
-    array = np.array(filters)
-    return LayerStats("hand", array, array, np.array(gradients), np.array(d), np.zeros(len(array)))
-
-
-def test_pro_is_equation_4_by_hand() -> None:
-    layer = hand_made([[3, 4], [1, 0], [0, 0]], [[10, 0], [0, 0], [5, 5]], [-20, 5, 1])
-    scores = Pro(step_size=0.1).score(layer)
-    # norm([2, 4]) / (5 + 2); 1 / (1 - 0.5); a filter of zeros is the origin.
-    np.testing.assert_allclose(scores, [20**0.5 / 7, 2.0, 0.0])
-
-
-def test_pro_is_one_without_gradients_and_finite_where_the_height_vanishes() -> None:
-    still = hand_made([[3, 4]], [[0, 0]], [0])
-    assert Pro().score(still) == pytest.approx([1.0])
-    vanishing = hand_made([[3, 4]], [[0, 0]], [50])
-    assert np.isfinite(Pro(step_size=0.1).score(vanishing)).all()
-
-
-def test_magnitude_is_the_norm_of_the_filters() -> None:
-    layer = hand_made([[3, -4]], [[0, 0]], [0])
-    assert Magnitude().score(layer) == pytest.approx([5])
-    assert Magnitude(order=1).score(layer) == pytest.approx([7])
-
-
-def test_random_scores_repeat_by_seed_and_differ_by_layer() -> None:
-    layer = hand_made([[1.0]] * 8, [[0.0]] * 8, [0.0] * 8)
-    assert np.array_equal(Random(seed=1).score(layer), Random(seed=1).score(layer))
-    assert not np.array_equal(Random(seed=1).score(layer), Random(seed=2).score(layer))
-    assert not np.array_equal(Random().score(layer), Random().score(replace(layer, name="other")))
-
-
-@pytest.mark.parametrize("criterion", [Pro(), Magnitude(), Taylor(), Random()])
-@pytest.mark.parametrize("kind", NETWORKS)
-def test_every_group_gets_one_finite_score_a_unit(
-    kind: type[nn.Module], criterion: Criterion
-) -> None:
-    groups, stats = stats_of(trained(kind))
-    for group in groups:
-        scores = group_scores(criterion, group, stats)
-        assert scores.shape == (group.size,)
-        assert np.isfinite(scores).all()
-
-
-def test_coupled_members_are_aggregated_by_their_mean() -> None:
-    groups, stats = stats_of(trained(Residual))
-    stream = next(group for group in groups if group.size == 8)
-    each = [Magnitude().score(stats[name]) for name in ("stem", "outer.0", "outer.1")]
-    np.testing.assert_allclose(group_scores(Magnitude(), stream, stats), np.mean(each, axis=0))
-
-
-def test_a_label_beyond_the_outputs_is_a_clear_error() -> None:
+def test_without_batch_norm_offset_is_that_of_the_filter_and_its_bias() -> None:
     network = trained(Chain)
-    data = Samples()
-    data.targets[5] = 4
-    with pytest.raises(ConfigError, match="label 4 is out of range: the network has 4 outputs"):
-        stats_of(network, data)
+    _, stats = stats_of(network, size=7)
+    _, u, gradient = by_position(network, "conv2", "conv2")
+    conv = network.get_submodule("conv2")
+    norm = conv.get_parameter("weight").detach().flatten(1).norm(dim=1)[:, None]
+    each = gradient * (norm * u - (u - conv.get_parameter("bias").detach()[:, None]))
+    np.testing.assert_allclose(stats["conv2"].offset, each.sum(2).abs().mean(0), rtol=1e-3)
+    np.testing.assert_allclose(
+        stats["conv2"].offset_per_position, each.abs().sum(2).mean(0), rtol=1e-3
+    )
+    for place in ("output", "norm"):
+        found = stats["conv2"].offset_gradients(place)
+        np.testing.assert_allclose(found, (gradient * u).sum(2).mean(0), rtol=1e-3, atol=1e-6)
 
 
-def test_no_samples_and_a_loss_of_nan_are_clear_errors() -> None:
+def test_absolute_gradients_are_means_over_batches_and_sums_count_them() -> None:
     network = trained(Chain)
     groups = find_groups(network, torch.zeros(1, 3, 8, 8)).groups
-    with pytest.raises(StageError, match="no calibration samples"):
-        collect(network, groups, iter(()), task_of(network))
-    nn.init.constant_(network.get_parameter("fc.weight"), float("nan"))
-    with pytest.raises(StageError, match="the loss is nan"):
-        collect(network, groups, feeds(Samples()), task_of(network))
+    _, stats = stats_of(network, size=12)
+    halves = [
+        collect(network, groups, batches(Samples(), range(i, i + 12), 12), cross_entropy, ALL)
+        for i in (0, 12)
+    ]
+    signed = [half["conv1"].filter_gradients("own") for half in halves]
+    absolute = stats["conv1"].filter_gradients("own", "absolute")
+    np.testing.assert_allclose(absolute, np.abs(signed).mean(0), rtol=1e-3, atol=1e-7)
+    signed = [half["conv1"].offset_gradients() for half in halves]
+    absolute = stats["conv1"].offset_gradients("activation", "absolute")
+    np.testing.assert_allclose(absolute, np.abs(signed).mean(0), rtol=1e-3, atol=1e-7)
+    summed = stats["conv1"].offset_gradients("activation", "sum")
+    np.testing.assert_allclose(summed, np.sum(signed, axis=0), rtol=1e-3, atol=1e-6)
+
+
+class Tokens(nn.Module):
+    """A linear pair on tokens [n, 16, 3], as a transformer's, with its own norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(3)
+        self.fc1 = nn.Linear(3, 10)
+        self.act = nn.GELU()
+        self.fc2 = nn.Linear(10, 3)
+        self.head = nn.Linear(3, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = x[:, :, ::2, ::2].flatten(2).transpose(1, 2)
+        tokens = tokens + self.fc2(self.act(self.fc1(self.norm(tokens))))
+        logits: Tensor = self.head(tokens.mean(1))
+        return logits
+
+
+def test_linear_layers_on_tokens_have_statistics_of_each_feature() -> None:
+    torch.manual_seed(0)
+    network = Tokens().eval()
+    _, stats = stats_of(network)
+    inputs, targets = next(feeds(Samples(), SAMPLES))
+    hidden: list[Tensor] = []
+
+    def keep(_: nn.Module, args: tuple[Tensor, ...]) -> None:
+        args[0].retain_grad()
+        hidden.append(args[0])
+
+    network.act.register_forward_pre_hook(keep)
+    network.fc2.register_forward_pre_hook(keep)
+    cross_entropy(network(torch.from_numpy(inputs)), torch.from_numpy(targets)).backward()
+    u, a = hidden
+    assert u.grad is not None
+    assert a.grad is not None
+    close = np.testing.assert_allclose
+    taylor = (u.grad * u).sum(1).abs().sum(0)  # dL/du of the mean over samples
+    close(stats["fc1"].taylor, taylor.detach(), rtol=1e-3)
+    close(stats["fc1"].offset_gradients(), (a.grad * u).sum((0, 1)).detach(), rtol=1e-3, atol=1e-7)
+    flat = a.detach().double().flatten(0, 1)
+    found = stats["fc2"]
+    close(found.input_mean, flat.mean(0), rtol=1e-4)
+    close(found.input_variance, flat.var(0, correction=0), rtol=1e-4)
+    close(found.input_abs_mean, flat.abs().mean(0), rtol=1e-4)
+    close(found.input_square_mean, flat.square().mean(0), rtol=1e-4)
+    close(stats["fc1"].output_variance, u.detach().flatten(0, 1).var(0, correction=0), rtol=1e-4)
+
+
+@pytest.mark.parametrize(("kind", "name"), [(Grouped, "grouped"), (Concat, "mix")])
+def test_weights_are_told_apart_by_input_in_grouped_and_transposed_layers(
+    kind: type[nn.Module], name: str
+) -> None:
+    network = trained(kind)
+    _, stats = stats_of(network, needs=frozenset())
+    found, layer = stats[name], network.get_submodule(name)
+    inputs = found.inputs
+    # A network of this layer alone: silence every input but one, and see what is left.
+    for i in range(inputs):
+        x = torch.zeros(1, inputs, 5, 5)
+        x[0, i, 2, 2] = 1
+        with torch.no_grad():
+            seen = layer(x) - layer(torch.zeros_like(x))
+        weights = np.sort(np.abs(found.weight_by_input()[i]))
+        response = np.sort(seen.abs().flatten().double().numpy())[-len(weights) :]
+        np.testing.assert_allclose(weights, response, atol=1e-6)
+    spread = found.at_weights(np.arange(inputs, dtype=np.float64))
+    for i in range(inputs):
+        assert (spread == i).sum() == found.weight_by_input().shape[1]
+        np.testing.assert_allclose(
+            np.sort(found.weight[spread == i]), np.sort(found.weight_by_input()[i])
+        )
+
+
+def test_the_variance_of_an_output_is_what_its_batch_norm_learned_of_it() -> None:
+    network = trained(Chain)
+    _, stats = stats_of(network, needs=frozenset({"activations"}))
+    learned = network.get_buffer("bn1.running_var")
+    np.testing.assert_allclose(stats["conv1"].output_variance, learned)
+    inputs, _ = next(feeds(Samples(), SAMPLES))
+    before = list(network.children())[:3]
+    with torch.no_grad():
+        x = functional.relu(before[1](before[0](torch.from_numpy(inputs))))
+        c = before[2](x).double()
+    seen = c.transpose(0, 1).flatten(1).var(1, correction=0)
+    np.testing.assert_allclose(stats["conv2"].output_variance, seen, rtol=1e-4)
+    np.testing.assert_allclose(stats["conv2"].input_mean, x.double().mean((0, 2, 3)), rtol=1e-4)
+
+
+def test_what_is_not_asked_for_is_empty() -> None:
+    _, stats = stats_of(trained(Chain), needs=frozenset({"activations"}))
+    assert stats["conv1"].input_mean.size == 3
+    assert not stats["conv1"].taylor.size
+    assert not stats["conv1"].weight_gradient
+    assert not stats["conv1"].relevance.size
+    assert list(stats) == ["conv1", "conv2", "fc"]

@@ -1,12 +1,12 @@
 """Pruning ratios by layer name, the published ones among them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from pipeline.allocators import Allocator
+from pipeline.allocators import Allocator, Candidate
 from pipeline.groups import Group
 from profiles.spec import Spec
 
@@ -31,7 +31,7 @@ class Row(Spec):
 class Table(Allocator):
     """Each group takes the first row that matches one of its layers; none keeps it whole.
 
-    With a MACs target all ratios are scaled alike until it is met, 1 at most.
+    With a budget all ratios are scaled alike until it is met, 1 at most.
     """
 
     rows: tuple[Row, ...] = ()
@@ -46,11 +46,15 @@ class Table(Allocator):
     def knob(self) -> float | None:
         return self._full_scale()
 
-    def ratio(self, group: Group, knob: float) -> float:
+    def keep(self, candidates: Sequence[Candidate], knob: float) -> list[float]:
+        scale = knob / self._full_scale()
+        return [1 - min(1.0, self._ratio(candidate.group) * scale) for candidate in candidates]
+
+    def _ratio(self, group: Group) -> float:
         names = [member.layer for member in group.members if member.side == "out"]
         for row in self._rows():
             if any(fnmatchcase(name, row.layers) for name in names):
-                return min(1.0, row.pruning_ratio * knob / self._full_scale())
+                return row.pruning_ratio
         return 0.0
 
     def _rows(self) -> tuple[Row, ...]:

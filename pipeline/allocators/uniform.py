@@ -1,17 +1,18 @@
 """The same fraction of every group."""
 
-from pipeline.allocators import Allocator
-from pipeline.groups import Group
+from collections.abc import Sequence
+
+from pipeline.allocators import Allocator, Candidate
 from profiles.device import Fraction
 
 
 class Uniform(Allocator):
-    """Remove `pruning_ratio` of every group, or what the MACs target needs."""
+    """Remove `pruning_ratio` of every group, or what the budget needs."""
 
     pruning_ratio: Fraction | None = None
 
     def knob(self) -> float | None:
         return self.pruning_ratio
 
-    def ratio(self, group: Group, knob: float) -> float:
-        return knob
+    def keep(self, candidates: Sequence[Candidate], knob: float) -> list[float]:
+        return [1 - knob] * len(candidates)

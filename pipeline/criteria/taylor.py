@@ -1,7 +1,9 @@
 """First-order Taylor expansion of the loss."""
 
+from typing import ClassVar
+
 from pipeline.criteria import Criterion
-from pipeline.stats import Float64, LayerStats
+from pipeline.stats import Float64, LayerStats, Need
 
 
 class Taylor(Criterion):
@@ -10,6 +12,8 @@ class Taylor(Criterion):
     The loss's first-order change when the channel is set to zero, sample by sample
     (Molchanov et al., arXiv 1611.06440, with the absolute value a sample).
     """
+
+    needs: ClassVar[frozenset[Need]] = frozenset({"gradients"})
 
     def score(self, layer: LayerStats) -> Float64:
         return layer.taylor

@@ -1,12 +1,13 @@
 """Batch-norm statistics of the pruned network instead of the dense one."""
 
-from collections.abc import Iterable
-
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from pipeline.plan import BATCH_NORMS
+from pipeline.calibration import Calibration
+from pipeline.plan import BATCH_NORMS, PruningPlan
 from pipeline.recoveries import Recovery
+
+BATCH_SAMPLES = 64
 
 
 class BnRecalibrate(Recovery):
@@ -16,18 +17,20 @@ class BnRecalibrate(Recovery):
     left as it is.
     """
 
-    def recover(self, network: nn.Module, batches: Iterable[Tensor]) -> None:
+    def recover(
+        self, network: nn.Module, dense: nn.Module, plan: PruningPlan, calibration: Calibration
+    ) -> tuple[str, ...]:
         norms = [m for m in network.modules() if isinstance(m, BATCH_NORMS)]
         norms = [norm for norm in norms if norm.track_running_stats]
         momenta = [norm.momentum for norm in norms]
-        network.eval()
         for norm in norms:
             norm.reset_running_stats()
             norm.momentum = None  # a cumulative average
             norm.train()
         with torch.no_grad():
-            for inputs in batches if norms else ():
+            for inputs, _ in calibration.batches(BATCH_SAMPLES) if norms else ():
                 network(inputs)
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
             norm.eval()
+        return () if norms else ("the network has no batch norm to recalibrate",)

@@ -1,51 +1,82 @@
 """Score every group on calibration samples, choose what to keep, and remove the rest."""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
-import torch
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from torch import nn
 
-from pipeline.allocation import Counts, MacsModel, counts_at, counts_for_macs, macs_model
+from pipeline.allocation import Limits
 from pipeline.allocators import Allocator
+from pipeline.allocators import reconstruction as by_reconstruction
 from pipeline.allocators.uniform import Uniform
 from pipeline.artifact import Checkpoint, GroupReport, Pruned, PruneReport
-from pipeline.criteria import Criterion, group_scores
+from pipeline.auto import Picked, course_of, pick
+from pipeline.blocks import block_scores
+from pipeline.calibration import Calibration, calibration_of
+from pipeline.criteria import Criterion, reconstruction
+from pipeline.criteria.magnitude import Magnitude
 from pipeline.criteria.pro import Pro
-from pipeline.data import balanced_indices, batches
+from pipeline.criteria.taylor import Taylor
 from pipeline.evaluate import compute_device, outputs_of
-from pipeline.groups import Group, Groups, fault, find_groups, make_plan
-from pipeline.options import choice
-from pipeline.plan import apply_plan
+from pipeline.groups import Groups, find_groups
+from pipeline.macs_model import macs_model
+from pipeline.options import AUTO, choice, name_of
+from pipeline.plan import PruningPlan, apply_plan, compose
+from pipeline.pruning import (
+    SCORED_AT_A_TIME,
+    Subject,
+    Widths,
+    choose,
+    needs_of,
+    statistics,
+    subject_of,
+    verify,
+)
 from pipeline.stage import Stage
-from pipeline.stats import collect
 from pipeline.store import write_json
-from pipeline.task import Task
 from pipeline.weights import write_weights
 from profiles.device import Fraction
 from profiles.errors import ConfigError, StageError
+from profiles.spec import read_spec
 
 log = logging.getLogger("slimgate")
+
+AUTO_CRITERIA = (Magnitude(), Pro(), reconstruction.Reconstruction(), Taylor())
+AUTO_ALLOCATORS = (by_reconstruction.Reconstruction(), Uniform())
 
 
 class Prune(Stage[Checkpoint, Pruned]):
     """Structured pruning: whole channels leave every layer that shares them."""
 
     LIBRARIES: ClassVar[tuple[str, ...]] = ("torch", "torch-pruning", "numpy")
+    VERSION: ClassVar[int] = 2
 
-    criterion: Annotated[Criterion, *choice("pipeline.criteria", Criterion)] = Pro()
-    allocator: Annotated[Allocator, *choice("pipeline.allocators", Allocator)] = Uniform()
+    criterion: Annotated[
+        Criterion | Literal["auto"], *choice("pipeline.criteria", Criterion, auto=True)
+    ] = AUTO
+    """`auto` tries several and keeps the one whose repaired network is nearest to the dense one."""
+    allocator: Annotated[
+        Allocator | Literal["auto"], *choice("pipeline.allocators", Allocator, auto=True)
+    ] = AUTO
+    blocks: NonNegativeInt = 0
+    """Residual blocks to remove whole before any channel: those that change their input least."""
     macs_ratio: Fraction | None = None
-    """Target: MACs kept / dense MACs. The result is at or under it."""
+    """Target: MACs kept / dense MACs. The result is at or under it, as under the next two."""
+    parameters: PositiveInt | None = None
+    size_mib: PositiveFloat | None = None
+    """Of the parameters in fp32."""
     multiple: PositiveInt | None = None
     """Channel counts are multiples of this; the device's `channel_multiple` when not given."""
     floor: PositiveInt | None = None
     """No layer keeps fewer channels; one multiple when not given."""
-    samples: PositiveInt = 512
+    floor_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """No layer keeps a smaller part of its channels."""
+    samples: PositiveInt = 1000
     """Calibration samples, of every class alike, from the training data."""
-    batch_size: PositiveInt = 32
     seed: NonNegativeInt = 0
 
     def resolved(self, channel_multiple: int) -> "Prune":
@@ -53,99 +84,146 @@ class Prune(Stage[Checkpoint, Pruned]):
         multiple = self.multiple or channel_multiple
         return self.model_copy(update={"multiple": multiple, "floor": self.floor or multiple})
 
+    def says_how_much(self) -> bool:
+        """Whether there is a target, or an allocator with ratios of its own."""
+        targets = (self.macs_ratio, self.parameters, self.size_mib)
+        own = None if self.allocator == AUTO else self.allocator.knob()
+        return self.blocks > 0 or any(target is not None for target in (*targets, own))
+
     def run(self, source: Checkpoint, out: Path, scratch: Path) -> None:
-        network = source.network().to(compute_device())
-        example = _example(source.task).to(compute_device())
+        device = compute_device()
+        network = source.network().to(device)
+        calibration = calibration_of(source.task, self.samples, self.seed, device)
+        example = calibration.inputs[:1]
         outputs_of(network, example)
-        found = find_groups(network, example)
-        if not found.groups:
-            reasons = "; ".join(f"{name}: {why}" for name, why in found.refused.items())
-            raise StageError(f"the network has nothing to prune ({reasons or 'no group found'})")
-        model = macs_model(network, example)
-        counts = self._counts(found, model)
-        units = self._best_units(source.task, network, found, counts)
-        plan = make_plan(network, found.groups, {name: kept for name, (kept, _) in units.items()})
-        wrong = fault(network, plan, example)
-        if wrong:
-            raise StageError(f"the pruned network is not the network without its channels: {wrong}")
-        write_json(out / "plan.json", plan)
+        shallow = self._without_blocks(network, calibration)
+        network = apply_plan(network, shallow)
+        subject = subject_of(network, example)
+        whole, macs_dense = subject.found, subject.macs
+        if source.teacher or shallow.skipped:
+            dense = (source.teacher or source).network().to(device)
+            whole, macs_dense = (
+                find_groups(dense, example),
+                macs_model(dense, example).total((), {}),
+            )
+            subject = Subject(
+                network, composable(subject.found, whole), subject.model, subject.macs
+            )
+        if not subject.found.groups:
+            raise StageError("the network has nothing more to prune: use fewer steps")
+        criteria, allocators = self._criteria(), self._allocators()
+        loss = source.task.loss
+        stats = statistics(subject, calibration, loss, needs_of(criteria, allocators))
+        limits, widths = self._limits(macs_dense), self._widths()
+        if len(criteria) + len(allocators) > 2:
+            course = course_of(network, calibration, loss)
+            picked = pick(subject, stats, course, criteria, allocators, limits, widths)
+        else:
+            chosen = choose(subject, stats, criteria[0], allocators[0], limits, widths)
+            picked = Picked(criteria[0], allocators[0], chosen, ())
+        plan = picked.choice.plan
+        verify(subject, plan, example)
+        before = (
+            PruningPlan(layers={}) if source.plan is None else read_spec(source.plan, PruningPlan)
+        )
+        write_json(out / "plan.json", compose(before, compose(shallow, plan)))
         write_weights(apply_plan(network, plan), out / "model.safetensors")
-        report = _report(self.macs_ratio, found, model, counts, units)
+        report = _report(self.macs_ratio, whole, subject, macs_dense, picked)
         write_json(out / "prune.json", report)
+        for remark in report.remarks:
+            log.warning("  %s", remark)
         asked = f", asked {self.macs_ratio:.3f}" if self.macs_ratio else ""
         log.info(
-            "  %.2f of %.2f MMACs (%.2f of %.2f MFLOPs), ratio %.3f%s",
-            *(report.macs / 1e6, report.macs_dense / 1e6),
+            "  %s, %s: %.2f of %.2f MMACs (%.2f of %.2f MFLOPs), ratio %.3f%s",
+            *(report.criterion, report.allocator, report.macs / 1e6, report.macs_dense / 1e6),
             *(2 * report.macs / 1e6, 2 * report.macs_dense / 1e6, report.macs_ratio, asked),
         )
 
     def load(self, source: Checkpoint, out: Path, key: str) -> Pruned:
-        return Pruned(key, source.task, out / "model.safetensors", out / "plan.json")
+        dense = source.teacher or source
+        return Pruned(key, source.task, out / "model.safetensors", out / "plan.json", dense)
 
-    def _counts(self, found: Groups, model: MacsModel) -> Counts:
-        if self.multiple is None or self.floor is None:
-            raise ConfigError(
-                "prune.multiple and prune.floor are not set: resolve the recipe first"
-            )
-        if self.macs_ratio is not None:
-            limit = self.macs_ratio * model.total(found.groups, _dense(found.groups))
-            return counts_for_macs(
-                self.allocator, found.groups, model, limit, self.multiple, self.floor
-            )
-        knob = self.allocator.knob()
-        if knob is None:
+    def _criteria(self) -> Sequence[Criterion]:
+        return AUTO_CRITERIA if self.criterion == AUTO else (self.criterion,)
+
+    def _allocators(self) -> Sequence[Allocator]:
+        return AUTO_ALLOCATORS if self.allocator == AUTO else (self.allocator,)
+
+    def _limits(self, macs_dense: int) -> Limits | None:
+        if not self.says_how_much():
             raise ConfigError(
                 "how much to prune? set prune.macs_ratio, budget.macs_ratio, "
                 "or the allocator's own ratios"
             )
-        return counts_at(self.allocator, found.groups, knob, self.multiple, self.floor)
+        targets = (self.macs_ratio, self.parameters, self.size_mib)
+        if self.allocator != AUTO and not any(target is not None for target in targets):
+            return None if self.allocator.knob() is not None else Limits()
+        return Limits(
+            macs=None if self.macs_ratio is None else self.macs_ratio * macs_dense,
+            parameters=self.parameters,
+            size=None if self.size_mib is None else self.size_mib * 2**20,
+        )
 
-    def _best_units(
-        self, task: Task, network: torch.nn.Module, found: Groups, counts: Counts
-    ) -> dict[str, tuple["np.typing.NDArray[np.int64]", "np.typing.NDArray[np.float64]"]]:
-        """The kept units of each group, sorted, and its scores."""
-        chosen = balanced_indices(task.train, self.samples, self.seed)
-        stats = collect(network, found.groups, batches(task.train, chosen, self.batch_size), task)
-        best = {}
-        for group in found.groups:
-            scores = group_scores(self.criterion, group, stats)
-            order = np.argsort(-scores, kind="stable")
-            best[group.name] = (np.sort(order[: counts[group.name]]), scores)
-        return best
+    def _without_blocks(self, network: nn.Module, calibration: Calibration) -> PruningPlan:
+        """The plan that skips the residual blocks with the lowest scores."""
+        if not self.blocks:
+            return PruningPlan(layers={})
+        feeds = ((x.cpu().numpy(), y) for x, y in calibration.batches(SCORED_AT_A_TIME))
+        scores = block_scores(network, feeds)
+        if self.blocks > len(scores):
+            raise ConfigError(
+                f"prune.blocks: {self.blocks} residual blocks to remove, but the identity can "
+                f"take the place of {len(scores)} ({', '.join(scores) or 'none'})"
+            )
+        chosen = sorted(scores, key=lambda name: scores[name])[: self.blocks]
+        return PruningPlan(layers={}, skipped=tuple(name for name in scores if name in chosen))
+
+    def _widths(self) -> Widths:
+        if self.multiple is None or self.floor is None:
+            raise ConfigError(
+                "prune.multiple and prune.floor are not set: resolve the recipe first"
+            )
+        return Widths(self.multiple, self.floor, self.floor_ratio)
 
 
-def _example(task: Task) -> torch.Tensor:
-    inputs, _ = next(batches(task.train, [0], 1))
-    return torch.from_numpy(inputs)
-
-
-def _dense(groups: tuple[Group, ...]) -> Counts:
-    return {group.name: group.size for group in groups}
+def composable(found: Groups, dense: Groups) -> Groups:
+    """Without the groups whose units pruning has changed: one channel left in each group of a
+    grouped convolution is depthwise, and no plan of the dense network takes its groups away.
+    """
+    width = {group.name: group.channels // group.size for group in dense.groups}
+    same = {g.name for g in found.groups if width.get(g.name) == g.channels // g.size}
+    refused = {g.name: "its units are not those of the dense network" for g in found.groups}
+    return Groups(
+        tuple(group for group in found.groups if group.name in same),
+        {**found.refused, **{n: why for n, why in refused.items() if n not in same}},
+    )
 
 
 def _report(
-    asked: float | None,
-    found: Groups,
-    model: MacsModel,
-    counts: Counts,
-    units: dict[str, tuple["np.typing.NDArray[np.int64]", "np.typing.NDArray[np.float64]"]],
+    asked: float | None, whole: Groups, subject: Subject, macs_dense: int, picked: Picked
 ) -> PruneReport:
-    dense, kept = model.total(found.groups, _dense(found.groups)), model.total(found.groups, counts)
+    choice = picked.choice
+    kept = subject.model.total(subject.found.groups, choice.counts())
+    sizes = {group.name: group.size for group in whole.groups}
     groups = {}
-    for group in found.groups:
-        chosen, scores = units[group.name]
+    for name, chosen in choice.units.items():
+        scores = choice.scores[name]
         removed = np.delete(scores, chosen)
-        groups[group.name] = GroupReport(
-            units=group.size,
+        groups[name] = GroupReport(
+            units=sizes[name],
             kept=len(chosen),
             lowest_kept=float(scores[chosen].min()),
             highest_removed=float(removed.max()) if len(removed) else None,
         )
     return PruneReport(
+        criterion=name_of(picked.criterion),
+        allocator=name_of(picked.allocator),
         macs_ratio_asked=asked,
-        macs_ratio=kept / dense,
-        macs_dense=dense,
+        macs_ratio=kept / macs_dense,
+        macs_dense=macs_dense,
         macs=kept,
         groups=groups,
-        refused=dict(found.refused),
+        refused=dict(subject.found.refused),
+        trials=picked.trials,
+        remarks=choice.remarks,
     )

@@ -1,47 +1,66 @@
 """Repair a pruned network without training: a chain of recoveries."""
 
-from collections.abc import Iterator
+import logging
 from pathlib import Path
 from typing import Annotated, ClassVar
 
-import torch
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from pipeline.artifact import Checkpoint
-from pipeline.data import balanced_indices, batches
+from pipeline.artifact import Checkpoint, Recovered, RepairReport
+from pipeline.calibration import calibration_of
 from pipeline.evaluate import compute_device
 from pipeline.options import choice
+from pipeline.plan import PruningPlan
 from pipeline.recoveries import Recovery
-from pipeline.recoveries.bn_recalibrate import BnRecalibrate
+from pipeline.recoveries.least_squares import LeastSquares
+from pipeline.repair import repair
 from pipeline.stage import Stage
+from pipeline.store import write_json
 from pipeline.weights import write_weights
+from profiles.errors import ConfigError
+from profiles.spec import read_spec
+
+log = logging.getLogger("slimgate")
 
 
-class Recover(Stage[Checkpoint, Checkpoint]):
-    """Run each recovery of `chain` in turn on the same calibration samples."""
+class Recover(Stage[Checkpoint, Recovered]):
+    """Run each recovery of `chain` in turn on the same calibration samples.
+
+    One after which held-out samples are answered no more like the dense network is undone.
+    """
 
     LIBRARIES: ClassVar[tuple[str, ...]] = ("torch", "numpy")
+    VERSION: ClassVar[int] = 2
 
     chain: tuple[Annotated[Recovery, *choice("pipeline.recoveries", Recovery)], ...] = Field(
-        default=(BnRecalibrate(),), min_length=1
+        default=(LeastSquares(),), min_length=1
     )
     samples: PositiveInt = 1000
-    batch_size: PositiveInt = 64
+    """Calibration samples, of every class alike, from the training data."""
     seed: NonNegativeInt = 0
 
     def run(self, source: Checkpoint, out: Path, scratch: Path) -> None:
+        if source.teacher is None or source.plan is None:
+            raise ConfigError("only a pruned network can be recovered: prune it first")
         device = compute_device()
-        network = source.network().to(device)
-        train = source.task.train
-        chosen = balanced_indices(train, self.samples, self.seed)
-
-        def inputs() -> Iterator[torch.Tensor]:
-            for images, _ in batches(train, chosen, self.batch_size):
-                yield torch.from_numpy(images).to(device)
-
-        for recovery in self.chain:
-            recovery.recover(network, inputs())
+        network, dense = source.network().to(device), source.teacher.network().to(device)
+        calibration = calibration_of(source.task, self.samples, self.seed, device)
+        plan = read_spec(source.plan, PruningPlan)
+        done = repair(network, dense, plan, self.chain, calibration, source.task.loss)
+        for one in done:
+            log.info(
+                "  %s: from the dense network %s -> %s%s",
+                *(one.name, *map(_figure, (one.distance_before, one.distance_after))),
+                "" if one.kept else ", undone",
+            )
+            for remark in one.remarks:
+                log.warning("  %s: %s", one.name, remark)
+        write_json(out / "recover.json", RepairReport(recoveries=done))
         write_weights(network, out / "model.safetensors")
 
-    def load(self, source: Checkpoint, out: Path, key: str) -> Checkpoint:
-        return Checkpoint(key, source.task, out / "model.safetensors", source.plan)
+    def load(self, source: Checkpoint, out: Path, key: str) -> Recovered:
+        return Recovered(key, source.task, out / "model.safetensors", source.plan, source.teacher)
+
+
+def _figure(distance: float | None) -> str:
+    return "not finite" if distance is None else f"{distance:.4f}"
