@@ -29,6 +29,7 @@ from common import (
     standard_error,
 )
 
+from pipeline.allocators.uniform import Uniform
 from pipeline.artifact import Engine
 from pipeline.criteria import Criterion
 from pipeline.criteria.magnitude import Magnitude
@@ -76,7 +77,9 @@ def base_recipe() -> Recipe:
     )
     return Recipe(
         task=task,
-        prune=Prune(macs_ratio=MACS_RATIO, multiple=1, floor=1, samples=SAMPLES),
+        prune=Prune(
+            allocator=Uniform(), macs_ratio=MACS_RATIO, multiple=1, floor=1, samples=SAMPLES
+        ),
         recover=Recover(chain=(BnRecalibrate(),), samples=SAMPLES),
         target=Target(budget=Budget(macs_ratio=MACS_RATIO)),
     )
@@ -87,7 +90,12 @@ def finetuning(epochs: int, seed: int) -> FineTune | None:
     if epochs == 0:
         return None
     return FineTune(
-        epochs=epochs, learning_rate=0.02, batch_size=128, augment="crop_flip", seed=seed
+        epochs=epochs,
+        learning_rate=0.02,
+        batch_size=128,
+        augment="crop_flip",
+        distill=0.0,
+        seed=seed,
     )
 
 

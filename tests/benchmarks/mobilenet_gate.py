@@ -57,7 +57,11 @@ allow_missing_classes = true
 
 [prune]
 criterion = "pro"
+allocator = "uniform"
 macs_ratio = 0.7
+
+[recover]
+chain = ["bn_recalibrate"]
 
 [target.budget]
 top1_drop = {limit}

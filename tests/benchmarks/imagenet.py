@@ -1,0 +1,143 @@
+"""ImageNet networks pruned further and further, without training, with and without repair.
+
+MobileNetV2 and SqueezeNet 1.1 (concatenations, no batch norm) with torchvision's weights. 250
+ImageNet images calibrate and 250 others, of 250 other classes, test: no image of a class that is
+tested was seen. Rows: network, method, peer, scope, recovery, macs_ratio, top1, seconds.
+
+- dense: the network as it is
+- reconstruction+reconstruction: the recipe's criterion and allocator, and magnitude+uniform, at
+  0.9, 0.7 and 0.5 of the MACs; `seconds` is choice and repair, the statistics are outside
+- peer torch-pruning: its L2 magnitude, ranked in each layer or globally (`scope`); it may keep .01
+  of the MACs more than asked
+
+`recovery`: nothing; bn, batch norm recalibrated; least_squares, one sweep. A network without batch
+norm has no rows of bn. `top1` is null where there is no such network; stderr says why. `--full`
+refines as well (recovery "full").
+"""
+
+import logging
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from common import Row, parse_options, report, standard_error
+from peers import PEER, SCOPES, pruned_by_peer, recovered
+from real import IMAGENET, Prepared, load, prepare, told
+
+from pipeline.allocators import Allocator
+from pipeline.allocators import reconstruction as by_reconstruction
+from pipeline.allocators.uniform import Uniform
+from pipeline.criteria import Criterion
+from pipeline.criteria.magnitude import Magnitude
+from pipeline.criteria.reconstruction import Reconstruction
+from pipeline.options import name_of
+from pipeline.plan import BATCH_NORMS
+from pipeline.pruning import needs_of
+from pipeline.recoveries import Recovery
+from pipeline.recoveries.bn_recalibrate import BnRecalibrate
+from pipeline.recoveries.least_squares import LeastSquares
+from profiles.errors import StageError
+
+NETWORKS = IMAGENET
+MACS_RATIOS = (0.9, 0.7, 0.5)
+SAMPLES = 250
+TESTS = 250
+ROWS = 8_000
+PAIRS: tuple[tuple[Criterion, Allocator], ...] = (
+    (Reconstruction(), by_reconstruction.Reconstruction()),
+    (Magnitude(), Uniform()),
+)
+IMPORTANCE = "magnitude L2"
+
+log = logging.getLogger("slimgate.benchmark")
+
+
+def chains(prepared: Prepared, full: bool) -> dict[str, tuple[Recovery, ...]]:
+    """The repairs that apply to the network."""
+    found: dict[str, tuple[Recovery, ...]] = {"nothing": ()}
+    if any(isinstance(module, BATCH_NORMS) for module in prepared.real.network.modules()):
+        found["bn"] = (BnRecalibrate(),)
+    found["least_squares"] = (LeastSquares(steps=0, rows=ROWS),)
+    if full:
+        found["full"] = (LeastSquares(),)
+    return found
+
+
+def row(
+    prepared: Prepared,
+    method: str,
+    recovery: str,
+    ratio: float | None,
+    top1: float | None,
+    seconds: float | None,
+    scope: str | None = None,
+) -> Row:
+    """A row of the peer's where there is a scope."""
+    return {
+        "network": prepared.real.name,
+        "method": method,
+        "peer": PEER if scope else None,
+        "scope": scope,
+        "recovery": recovery,
+        "macs_ratio": ratio,
+        "top1": top1,
+        "seconds": seconds,
+    }
+
+
+def our_rows(prepared: Prepared, full: bool) -> Iterator[Row]:
+    """Both pairs at every ratio with every repair."""
+    for criterion, allocator in PAIRS:
+        method = f"{name_of(criterion)}+{name_of(allocator)}"
+        for macs_ratio in MACS_RATIOS:
+            start = time.perf_counter()
+            try:
+                choice = prepared.choice(criterion, allocator, macs_ratio)
+            except StageError as error:
+                log.info("%s at %.2f: %s", method, macs_ratio, error)
+                yield row(prepared, method, "nothing", None, None, None)
+                continue
+            choosing = time.perf_counter() - start
+            for recovery, chain in chains(prepared, full).items():
+                start = time.perf_counter()
+                network = prepared.repaired(choice, chain)
+                seconds = choosing + time.perf_counter() - start
+                ratio, top1 = prepared.macs_ratio(choice), prepared.real.top1(network)
+                yield row(prepared, method, recovery, ratio, top1, seconds)
+
+
+def peer_rows(prepared: Prepared) -> Iterator[Row]:
+    """The peer's at every ratio with the repairs that need no plan."""
+    offered = {n: c for n, c in chains(prepared, False).items() if n != "least_squares"}
+    for scope in SCOPES:
+        for found in pruned_by_peer(prepared, IMPORTANCE, scope, MACS_RATIOS):
+            for recovery, chain in offered.items():
+                top1, seconds = None, found.seconds
+                if found.network is not None:
+                    start = time.perf_counter()
+                    network = recovered(found.network, prepared, chain)
+                    seconds += time.perf_counter() - start
+                    top1 = prepared.real.top1(network)
+                yield row(prepared, IMPORTANCE, recovery, found.macs_ratio, top1, seconds, scope)
+
+
+def all_rows(data: Path, full: bool) -> Iterator[Row]:
+    """Network by network: dense, ours, the peer's."""
+    needs = needs_of(*zip(*PAIRS, strict=True))
+    for name in NETWORKS:
+        real = load(name, data, TESTS)
+        prepared = prepare(real, SAMPLES, 0, needs)
+        yield row(prepared, "dense", "nothing", 1.0, real.top1(real.network), None)
+        yield from our_rows(prepared, full)
+        yield from peer_rows(prepared)
+
+
+def main() -> None:
+    options = parse_options(__doc__)
+    rows = list(told(all_rows(options.data, options.full)))
+    # The largest standard error there is, that of one half.
+    report(rows, {"top1": standard_error(0.5, TESTS)}, options)
+
+
+if __name__ == "__main__":
+    main()
