@@ -79,9 +79,12 @@ class _State:
     def __init__(self, consumer: Consumer, ridge: float) -> None:
         self._units, self._variance = consumer.units, consumer.variance
         diagonal = consumer.moments.diagonal()
-        least = diagonal.mean().clamp(min=1e-12) * LEAST
-        steady = diagonal.clamp(min=least) * ridge
-        factor = torch.linalg.cholesky(consumer.moments + torch.diag(steady))
+        mean = diagonal.mean().clamp(min=1e-12)
+        steady = diagonal.clamp(min=mean * LEAST) * ridge
+        factor, failed = torch.linalg.cholesky_ex(consumer.moments + torch.diag(steady))
+        while int(failed):  # the moments are rounded, and may not be positive in every direction
+            steady = steady * 10 + mean * LEAST
+            factor, failed = torch.linalg.cholesky_ex(consumer.moments + torch.diag(steady))
         self._inverse = torch.cholesky_inverse(factor)
         self._weight = consumer.weight.clone()
 

@@ -57,11 +57,12 @@ def eliminations(
 
 
 class _Moments:
-    """Sums over the rows of one layer's inputs and outputs."""
+    """Sums over the rows of one layer's inputs, and of its outputs."""
 
     def __init__(self, site: Site, layer: nn.Module) -> None:
         self._site, self._layer = site, layer
         self._count = 0
+        self._shift: Tensor | None = None
         self._sums: Tensor | None = None
         self._products: Tensor | None = None
         self._output_sums = self._output_squares = torch.zeros(())
@@ -69,6 +70,9 @@ class _Moments:
     def hook(self, places: Tensor) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def add(_: nn.Module, args: tuple[Tensor, ...]) -> None:
             rows = input_rows(self._site, self._layer, args[0], places)
+            if self._shift is None:
+                self._shift = rows.mean(1, keepdim=True)
+            rows = rows - self._shift  # nearly centred, so that little is lost in single precision
             products = (rows.transpose(1, 2) @ rows).double()
             sums = rows.sum(1).double()
             self._count += rows.shape[1]

@@ -136,7 +136,10 @@ def _ridge(
     scale = (diagonal.mean(1).clamp(min=SMALLEST) * ridge)[:, None]
     left = gram.moments + torch.diag_embed(scale.expand_as(diagonal))
     pull = scale[:, None] * problem.weight.double().transpose(1, 2)
-    solved = torch.cholesky_solve(right + pull, torch.linalg.cholesky(left))
+    factor, failed = torch.linalg.cholesky_ex(left)
+    if bool(failed.any()):  # too close to singular for this ridge: nothing better than before
+        return problem.weight, problem.bias
+    solved = torch.cholesky_solve(right + pull, factor)
     weight = solved.transpose(1, 2).to(problem.weight.dtype)
     return weight, mean - (weight @ gram.mean[:, :, None]).flatten()
 

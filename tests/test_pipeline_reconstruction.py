@@ -219,3 +219,11 @@ def test_moments_do_not_depend_on_how_samples_are_cut_into_batches() -> None:
     for name, one in once.items():
         assert often[name].order == one.order
         np.testing.assert_allclose(often[name].errors, one.errors, rtol=1e-3, atol=1e-6)
+
+
+def test_moments_that_rounding_has_left_indefinite_are_steadied() -> None:
+    moments = torch.tensor([[1.0, 1.001], [1.001, 1.0]], dtype=torch.float64)
+    consumer = Consumer(moments, torch.ones(2, 1, dtype=torch.float64), torch.tensor([[0], [1]]), 1)
+    found = eliminate([consumer], ridge=1e-6)
+    assert sorted(found.order) == [0, 1]
+    assert np.isfinite(found.errors).all()
