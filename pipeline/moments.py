@@ -13,7 +13,7 @@ from pipeline.sites import Site, find_sites, following, norms_of
 from pipeline.targets import DENSE_SAMPLES, Record
 
 RIDGE = 1e-3
-"""Times the mean of the diagonal: what the inverse of the second moments is steadied with."""
+"""Times the diagonal: what the second moments are steadied with before they are inverted."""
 
 
 def eliminations(
@@ -94,21 +94,15 @@ class _Moments:
         output = self._output_sums / self._count
         variance = float((self._output_squares / self._count - output.square()).sum())
         weight = layer.weight().double().transpose(1, 2)
-        width = channels_a_group(self._layer)
+        width = self._layer.get_parameter("weight").shape[1]  # the channels that one group reads
         for number in range(len(moments)):
             mine = member.channels // width == number
             kernel = moments.shape[1] // width
             first = torch.from_numpy(member.channels[mine] % width)
             order = torch.from_numpy(member.units[mine]).argsort(stable=True)
             columns = first[order][:, None] + torch.arange(kernel) * width
-            units = columns.reshape(int(member.units.max()) + 1, -1)
+            units = columns.reshape(int(member.units.max()) + 1, -1).to(weight.device)
             yield Consumer(moments[number], weight[number], units, max(variance, 1e-12))
-
-
-def channels_a_group(layer: nn.Module) -> int:
-    """The input channels that one group of a layer reads."""
-    weight = layer.get_parameter("weight")
-    return weight.shape[1]
 
 
 def _readers(group: Group, sites: Mapping[str, Site]) -> list[Member]:

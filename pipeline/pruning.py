@@ -106,8 +106,8 @@ def choose(
 ) -> Choice:
     """The plan within `limits`, or at the allocator's own ratios without any.
 
-    Raises StageError when removing the channels is not the same as silencing them, and
-    ConfigError when nothing says how much to prune.
+    Raises StageError when the criterion or the allocator cannot judge a group, when the limits
+    are beyond reach, and when nothing says how much to prune.
     """
     groups = subject.found.groups
     scores = {group.name: group_scores(criterion, group, stats) for group in groups}

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline.allocators.uniform import Uniform
-from pipeline.artifact import Checked, Checkpoint, CheckReport, Pruned, PruneReport
+from pipeline.artifact import Checked, Checkpoint, CheckReport, Pruned
 from pipeline.criteria.magnitude import Magnitude
 from pipeline.plan import PruningPlan, apply_plan, compose
 from pipeline.recoveries.least_squares import LeastSquares
@@ -166,9 +166,3 @@ def test_checks_that_cannot_be_made_say_why(tmp_path: Path) -> None:
         Check(samples=64, scratch=True).run(small, folder(tmp_path / "b"), tmp_path / "scratch")
     with pytest.raises(ValueError, match="0 or at least 8 plans"):
         Check(correlation_plans=3)
-
-
-def test_the_report_of_a_pruning_says_what_chose_the_channels(tmp_path: Path) -> None:
-    report = pruned(PRUNE.model_copy(update=FIXED), checkpoint(), tmp_path / "pruned").report()
-    assert isinstance(report, PruneReport)
-    assert (report.criterion, report.allocator) == ("magnitude", "uniform")
