@@ -1,4 +1,4 @@
-"""A short training: SGD, distillation from the dense network, the best epoch kept, resumable."""
+"""A short training: distillation from the dense network, the best epoch kept, resumable."""
 
 import contextlib
 import json
@@ -30,6 +30,11 @@ log = logging.getLogger("slimgate")
 WARM_UP = 0.3
 """The part of a one-cycle schedule in which the rate rises (Smith, arXiv 1708.07120)."""
 
+ADAM_SECOND = 0.99
+"""Adam's second moment: shorter than usual, since a brief training has few steps."""
+USUAL_SIZE = 0.1
+"""Of a tensor that is all zero, such as the bias of a new layer."""
+
 NORMS = (
     *BATCH_NORMS,
     *(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
@@ -41,10 +46,19 @@ class Settings(Spec):
     """How to train."""
 
     epochs: PositiveInt
+    optimizer: Literal["adam", "sgd"] = "adam"
+    """Adam in steps relative to each tensor's weights, or SGD.
+
+    A repaired network is near its goal, and the steps of SGD differ by orders of magnitude from
+    layer to layer: at rates that lose nothing it learns too little.
+    """
     learning_rate: PositiveFloat = 0.01
+    """For Adam relative to the root mean square of each tensor as an epoch begins."""
     schedule: Literal["cosine", "one_cycle"] = "cosine"
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Of SGD, and Adam's first."""
     weight_decay: NonNegativeFloat = 5e-4
+    """Of SGD."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     batch_size: PositiveInt = 64
     augment: Augmentation = "none"
@@ -79,12 +93,12 @@ class Settings(Spec):
         return order[count:], order[:count]
 
     def rate(self, done: float) -> float:
-        """The learning rate when the fraction `done` of all steps is done."""
+        """The part of the learning rate in use when the fraction `done` of all steps is done."""
         if self.schedule == "one_cycle" and done < WARM_UP:
-            return self.learning_rate * (0.04 + 0.96 * done / WARM_UP)
+            return 0.04 + 0.96 * done / WARM_UP
         if self.schedule == "one_cycle":
             done = (done - WARM_UP) / (1 - WARM_UP)
-        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+        return 0.5 * (1 + math.cos(math.pi * done))
 
     def loss(self, task: Task) -> Callable[[Tensor, Tensor], Tensor]:
         """The task's loss, its labels smoothed."""
@@ -131,7 +145,8 @@ class _Progress:
     epochs: tuple[Epoch, ...]
     network: Mapping[str, Tensor]
     best: Mapping[str, Tensor]
-    momentum: Mapping[str, Tensor]
+    moments: Mapping[str, Tensor]
+    """What the optimizer remembers, by "parameter/name"."""
     average: Mapping[str, Tensor]
     """Empty without `ema`."""
 
@@ -194,14 +209,20 @@ def trainable_of(network: nn.Module, which: Literal["all", "norm_bias_head"]) ->
 
 
 def _scores(network: nn.Module, run: _Run) -> tuple[float, float | None]:
-    """Over the held-out samples: the mean of the task's metric, and of the distance if any."""
+    """Over the held-out samples: the mean of the task's metric, and of the distance if any.
+
+    They are augmented like the others, alike for every epoch: as they are, the dense network and
+    a repaired one know them by heart.
+    """
     network.eval()
     device = next(network.parameters()).device
+    generator = np.random.default_rng(run.settings.seed)
     scores = []
     distance = 0.0
     with torch.no_grad():
         for inputs, targets in batches(run.task.train, run.held_out, 256):
-            feed = torch.from_numpy(inputs).to(device)
+            shown = augment(inputs, run.settings.augment, generator)
+            feed = torch.from_numpy(shown).to(device)
             outputs = outputs_of(network, feed)
             if not bool(torch.isfinite(outputs).all()):
                 raise StageError("the outputs are not finite; lower the learning rate")
@@ -221,7 +242,8 @@ def _epoch(network: nn.Module, run: _Run, before: _Progress) -> _Progress:
     torch.manual_seed(settings.seed * 1_000_003 + epoch)
     network.load_state_dict(before.network)
     average = {name: value.clone() for name, value in before.average.items()}
-    optimizer = _optimizer(network, settings, before.momentum)
+    optimizer = _optimizer(network, settings, before.moments)
+    rates = [group["lr"] for group in optimizer.param_groups]
     device = next(network.parameters()).device
     kind = low_precision(device)
     scaler = torch.amp.GradScaler(device.type, enabled=kind is torch.float16)
@@ -233,8 +255,9 @@ def _epoch(network: nn.Module, run: _Run, before: _Progress) -> _Progress:
     total = 0.0
     network.train()
     for step, (inputs, targets) in enumerate(batches(task.train, order, settings.batch_size)):
-        for group in optimizer.param_groups:
-            group["lr"] = settings.rate((epoch - 1 + step / steps) / settings.epochs)
+        part = settings.rate((epoch - 1 + step / steps) / settings.epochs)
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate * part
         feed = torch.from_numpy(augment(inputs, settings.augment, generator)).to(device)
         with torch.autocast(device.type, kind, enabled=kind is not None):
             outputs = outputs_of(network, feed)
@@ -250,10 +273,11 @@ def _epoch(network: nn.Module, run: _Run, before: _Progress) -> _Progress:
         scaler.update()
         total += value.item() * len(inputs)
         _blend(average, network, settings.ema)
-    momentum = {
-        name: optimizer.state[parameter]["momentum_buffer"].clone()
+    moments = {
+        f"{name}/{part}": value.clone()
         for name, parameter in network.named_parameters()
-        if "momentum_buffer" in optimizer.state.get(parameter, {})
+        for part, value in optimizer.state.get(parameter, {}).items()
+        if isinstance(value, Tensor)
     }
     trained = _state(network)
     kept = average or trained
@@ -262,13 +286,14 @@ def _epoch(network: nn.Module, run: _Run, before: _Progress) -> _Progress:
     now = Epoch(epoch=epoch, loss=total / len(order), score=score, distance=distance_after)
     epochs = (*before.epochs, now)
     best = kept if best_of(epochs) is now else before.best
-    return _Progress(epochs, trained, best, momentum, average)
+    return _Progress(epochs, trained, best, moments, average)
 
 
 def low_precision(device: torch.device) -> torch.dtype | None:
-    """What a GPU multiplies in while it trains; a CPU stays at full precision."""
+    """What the device multiplies in while it trains; None where only full precision is fast."""
     if device.type != "cuda":
-        return None
+        native = torch.cpu.get_capabilities().get("avx512_bf16", False)
+        return torch.bfloat16 if native else None
     native = torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.bfloat16 if native else torch.float16
 
@@ -285,18 +310,33 @@ def _blend(average: Mapping[str, Tensor], network: nn.Module, ema: float | None)
 
 
 def _optimizer(
-    network: nn.Module, settings: Settings, momentum: Mapping[str, Tensor]
-) -> torch.optim.SGD:
-    optimizer = torch.optim.SGD(
-        [parameter for parameter in network.parameters() if parameter.requires_grad],
-        lr=settings.learning_rate,
-        momentum=settings.momentum,
-        weight_decay=settings.weight_decay,
-    )
-    for name, parameter in network.named_parameters():
-        if name in momentum:
-            optimizer.state[parameter]["momentum_buffer"] = momentum[name].clone()
+    network: nn.Module, settings: Settings, moments: Mapping[str, Tensor]
+) -> torch.optim.Optimizer:
+    """The optimizer, with what it remembers of the epochs before."""
+    named = {name: value for name, value in network.named_parameters() if value.requires_grad}
+    optimizer: torch.optim.Optimizer
+    if settings.optimizer == "sgd":
+        optimizer = torch.optim.SGD(
+            named.values(),
+            lr=settings.learning_rate,
+            momentum=settings.momentum,
+            weight_decay=settings.weight_decay,
+        )
+    else:
+        groups = [
+            {"params": [value], "lr": settings.learning_rate * _size(value)}
+            for value in named.values()
+        ]
+        optimizer = torch.optim.Adam(groups, betas=(settings.momentum, ADAM_SECOND))
+    for name, value in moments.items():
+        parameter, _, part = name.rpartition("/")
+        optimizer.state[named[parameter]][part] = value.clone()
     return optimizer
+
+
+def _size(values: Tensor) -> float:
+    """The root mean square, or a usual one for values that have not begun to move."""
+    return float(values.detach().square().mean().sqrt()) or USUAL_SIZE
 
 
 @contextlib.contextmanager
@@ -320,7 +360,7 @@ def _save(progress: _Progress, path: Path) -> None:
     parts = {
         "network": progress.network,
         "best": progress.best,
-        "momentum": progress.momentum,
+        "moments": progress.moments,
         "average": progress.average,
     }
     tensors = {
@@ -343,5 +383,5 @@ def _resume(path: Path, device: torch.device) -> _Progress:
 
     return _Progress(
         tuple(Epoch.model_validate(epoch) for epoch in epochs),
-        *(part("network"), part("best"), part("momentum"), part("average")),
+        *(part("network"), part("best"), part("moments"), part("average")),
     )

@@ -16,7 +16,15 @@ from pipeline.data import FloatArray, batches
 from pipeline.stages.finetune import FineTune, FineTuneReport
 from pipeline.task import Task
 from pipeline.teacher import Teacher, teacher_of
-from pipeline.training import Epoch, Settings, best_of, low_precision, train, trainable_of
+from pipeline.training import (
+    USUAL_SIZE,
+    Epoch,
+    Settings,
+    best_of,
+    low_precision,
+    train,
+    trainable_of,
+)
 from pipeline.weights import read_weights
 from profiles.errors import ConfigError, StageError
 from profiles.spec import read_spec
@@ -154,8 +162,9 @@ def test_norm_bias_head_trains_these_alone_and_freezes_the_rest_for_a_while(
     after = read_weights(saved)
     changed = {name for name in before if not torch.equal(after[f"network/{name}"], before[name])}
     assert changed == few | {"bn1.running_mean", "bn1.running_var", "bn1.num_batches_tracked"}
-    assert {name for name in after if name.startswith("momentum/")} == {
-        f"momentum/{name}" for name in few
+    moments = ("step", "exp_avg", "exp_avg_sq")
+    assert {name for name in after if name.startswith("moments/")} == {
+        f"moments/{name}/{part}" for name in few for part in moments
     }
     assert all(parameter.requires_grad for parameter in network.parameters())
 
@@ -215,12 +224,14 @@ class Cut:
         return self._data[index]
 
 
-@pytest.mark.parametrize("trainable", ["all", "norm_bias_head"])
+@pytest.mark.parametrize(
+    ("trainable", "optimizer"), [("all", "adam"), ("all", "sgd"), ("norm_bias_head", "adam")]
+)
 @pytest.mark.parametrize("left", [60, 100, 190])
 def test_a_resumed_training_ends_with_the_very_same_weights_and_epochs(
-    left: int, trainable: str, tmp_path: Path
+    left: int, trainable: str, optimizer: str, tmp_path: Path
 ) -> None:
-    settings = with_settings(ema=0.9, epochs=3, trainable=trainable)
+    settings = with_settings(ema=0.9, epochs=3, trainable=trainable, optimizer=optimizer)
     whole, dense = trained(Residual), trained(Residual)
     nn.init.normal_(dense.get_parameter("fc.bias"))
     epochs = train(whole, dense, task(Residual), settings, tmp_path / "whole")
@@ -256,11 +267,25 @@ def test_a_network_that_descends_from_none_learns_from_the_labels(tmp_path: Path
     assert {epoch.distance for epoch in report.epochs} == {None}
 
 
+def test_the_first_step_of_adam_is_a_part_of_each_tensors_size(tmp_path: Path) -> None:
+    network = trained(Chain)
+    nn.init.zeros_(network.get_parameter("fc.bias"))
+    before, saved = state(network), tmp_path / "saved"
+    settings = with_settings(epochs=1, batch_size=64, learning_rate=0.01)
+    train(network, None, task(), settings, saved)
+    after = read_weights(saved)
+    for name in ("conv1.weight", "fc.weight", "fc.bias"):
+        size = before[name].square().mean().sqrt().item() or USUAL_SIZE
+        step = (after[f"network/{name}"] - before[name]).abs().max().item()
+        assert step == pytest.approx(0.01 * size, rel=1e-3)  # Adam's first step is the rate
+
+
 @pytest.mark.parametrize(("native", "kind"), [(True, torch.bfloat16), (False, torch.float16)])
-def test_only_a_gpu_trains_in_low_precision(
+def test_low_precision_is_what_the_device_is_fast_in(
     native: bool, kind: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert low_precision(torch.device("cpu")) is None
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: {"avx512_bf16": native})
+    assert low_precision(torch.device("cpu")) is (torch.bfloat16 if native else None)
     monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation: native)
     assert low_precision(torch.device("cuda")) is kind
 

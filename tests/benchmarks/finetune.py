@@ -13,7 +13,7 @@ pruned and not trained, and one after EPOCHS. The most important come first:
 - peer torch-pruning at 0.5: its importance "taylor", over all layers together; nothing repaired
 
 All are trained by `pipeline.training.train` with the same SETTINGS, taught by the dense network.
-Of the training images a tenth chooses the epoch that is kept; no test image chooses anything. Only
+Of the training images a twentieth chooses the epoch that is kept; no test image chooses anything. Only
 the dense network keeps its last epoch: nothing is nearer to it than itself, before it is trained.
 `macs_ratio` is counted by `pipeline.macs_model` for all; `top1` is that of all 5,000 test images,
 and `spread` holds its standard error. `seconds` is what a row took beyond the row above it,
@@ -47,19 +47,20 @@ MACS_RATIOS = (0.5, 0.3)
 PEER_RATIO, PEER_IMPORTANCE = 0.5, "taylor"
 SAMPLES = 1000
 """Training images that slimgate calibrates on, and that Taylor has its gradients of."""
-EPOCHS = 3
+EPOCHS = 5
 TRAINED: int | None = None
 """Training images for fine-tuning and the choice of its epoch; None for all."""
 TESTS: int | None = None
 """Test images; None for all."""
 SETTINGS = Settings(
     epochs=EPOCHS,
-    learning_rate=0.01,
-    batch_size=128,
+    learning_rate=0.02,
+    schedule="one_cycle",
+    batch_size=64,
     augment="crop_flip",
-    distill=0.5,
-    temperature=4.0,
+    distill=1.0,
     samples=TRAINED,
+    holdout=0.05,
 )
 
 

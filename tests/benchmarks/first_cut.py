@@ -91,6 +91,7 @@ def finetuning(epochs: int, seed: int) -> FineTune | None:
         return None
     return FineTune(
         epochs=epochs,
+        optimizer="sgd",
         learning_rate=0.02,
         batch_size=128,
         augment="crop_flip",

@@ -128,6 +128,7 @@ def finetune(network: nn.Module, real: Real, seed: int, images: int | None) -> N
     """Train in place on some or all images, taught by the labels alone, as the paper does."""
     settings = Settings(
         epochs=EPOCHS,
+        optimizer="sgd",
         learning_rate=0.02,
         batch_size=128,
         augment="crop_flip",
