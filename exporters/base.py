@@ -1,20 +1,27 @@
 """What a runtime must offer: building an engine and running one are different types."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
 
+from profiles.errors import ConfigError
 from profiles.plugins import plugin
-from profiles.spec import Spec
+from profiles.spec import Spec, explain
+
+if TYPE_CHECKING:
+    from torch import nn
 
 Array = npt.NDArray[np.float32 | np.float16 | np.int64 | np.uint8]
 FloatArray = npt.NDArray[np.float32]
+Precision = Literal["fp32", "fp16", "int8"]
+ComputeCapability = Annotated[str, Field(pattern=r"^[1-9][0-9]?\.[0-9]$")]
+"""As NVIDIA writes it, "8.6"."""
 
 
 @dataclass(frozen=True)
@@ -37,17 +44,49 @@ class Session(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Source:
+    """What an engine may be built from: one network, as ONNX and in torch."""
+
+    model: Path
+    """ONNX at fp32, verified, one file."""
+    calibration: FloatArray
+    """[n, ...]: real inputs, from which int8 takes its ranges."""
+    network: Callable[[], "nn.Module"]
+    """The same network in eval mode, for runtimes that convert from torch."""
+
+
+class BuildFacts(Spec):
+    """What a builder tells of an engine that cannot be seen from outside."""
+
+    layers: NonNegativeInt | None = None
+    weights_bytes: NonNegativeInt | None = None
+    activation_bytes: NonNegativeInt | None = None
+    remarks: tuple[str, ...] = ()
+
+
 class Exporter(Spec, ABC):
-    """Builds engines of one runtime from ONNX, and opens them."""
+    """Builds engines of one runtime, and opens them."""
 
     suffix: ClassVar[str]
     """File name ending of an engine."""
+    PRECISIONS: ClassVar[tuple[Precision, ...]] = ("fp32",)
 
     threads: PositiveInt = 1
+    precision: Precision = "fp32"
+    compute_capability: ComputeCapability | None = None
+    """Of the GPU that an engine is for; CPU runtimes have no use for it."""
+
+    @model_validator(mode="after")
+    def _has_precision(self) -> Self:
+        if self.precision not in self.PRECISIONS:
+            known = ", ".join(self.PRECISIONS)
+            raise ValueError(f"precision {self.precision} is none of this engine's: {known}")
+        return self
 
     @abstractmethod
-    def build(self, model: Path, engine: Path) -> None:
-        """Write the engine for an ONNX model. Raises StageError with the runtime's words."""
+    def build(self, source: Source, engine: Path) -> BuildFacts:
+        """Write the engine, one file. Raises StageError with the runtime's words."""
 
     @abstractmethod
     def open(self, engine: Path) -> Session:
@@ -57,11 +96,26 @@ class Exporter(Spec, ABC):
     def environment(self) -> dict[str, str]:
         """What an engine depends on besides its source: versions, processor."""
 
+    def obstacle(self) -> str:
+        """Why engines cannot run on this machine; empty where they can."""
+        return ""
 
-def runtime(name: str, threads: int) -> Exporter:
-    """The exporter of the runtime `name`. Raises ConfigError for an unknown one."""
+
+def runtime(
+    name: str,
+    threads: int,
+    precision: Precision = "fp32",
+    compute_capability: str | None = None,
+) -> Exporter:
+    """The exporter of the runtime `name`.
+
+    Raises ConfigError for an unknown one, or for a precision that it does not have.
+    """
     kind = plugin("exporters.engines", name, Exporter)  # type: ignore[type-abstract]
-    return kind(threads=threads)
+    try:
+        return kind(threads=threads, precision=precision, compute_capability=compute_capability)
+    except ValidationError as error:
+        raise ConfigError(f"{name}: {explain(error, kind, name)}") from error
 
 
 def call_one(session: Session, batch: FloatArray) -> FloatArray:

@@ -3,7 +3,7 @@
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import onnx
@@ -12,6 +12,9 @@ from profiles.errors import ConfigError, IntegrityError
 
 MAX_MODEL_BYTES = (1 << 31) - 1
 """Protobuf's own limit."""
+MAX_NODES = 100_000
+"""With functions put in the place of their calls, as the checker does. Each may call another
+twice: forty functions are 2 ** 40 nodes."""
 
 
 def open_onnx(path: Path) -> onnx.ModelProto:
@@ -30,7 +33,11 @@ def open_onnx(path: Path) -> onnx.ModelProto:
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
             raise IntegrityError(f"{path}: {tensor.name} is kept outside the file; embed it")
     try:
+        if _nodes(model) > MAX_NODES:
+            raise ConfigError(f"{path}: more than {MAX_NODES} nodes, those of its calls included")
         onnx.checker.check_model(model, full_check=True)
+    except ConfigError:
+        raise
     except Exception as error:  # its own errors share no class, and a broken name is a third
         raise ConfigError(f"{path}: not a valid ONNX model: {error}") from error
     return model
@@ -45,6 +52,25 @@ def _tensors(message: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
                     yield item
                 else:
                     yield from _tensors(item)
+
+
+def _nodes(model: onnx.ModelProto) -> int:
+    """Nodes, also in branches and loops, with those of a function counted at every call."""
+    bodies = {(f.domain, f.name, f.overload): f.node for f in model.functions}
+    known: dict[tuple[str, str, str], int] = {}
+
+    def within(nodes: Iterable[onnx.NodeProto]) -> int:
+        return sum(map(by, nodes))
+
+    def by(node: onnx.NodeProto) -> int:
+        inner = sum(within(graph.node) for a in node.attribute for graph in (a.g, *a.graphs))
+        called = (node.domain, node.op_type, node.overload)
+        if called in bodies and called not in known:
+            known[called] = 0  # a function that calls itself, which the checker refuses
+            known[called] = within(bodies[called])
+        return 1 + inner + known.get(called, 0)
+
+    return within(model.graph.node)
 
 
 def _read(path: Path) -> bytes:

@@ -4,10 +4,10 @@ import contextlib
 import logging
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import onnx
@@ -20,6 +20,8 @@ from exporters.parity import Network, Parity, compare, require
 from profiles.errors import StageError
 
 Method = Literal["dynamo", "torchscript"]
+METHODS: tuple[Method, ...] = get_args(Method)
+"""In the order in which they are tried."""
 
 INPUT, OUTPUT = "input", "output"
 
@@ -43,28 +45,35 @@ def to_onnx(
     `feeds` are the inputs on which torch and ONNX must agree; the first gives the shape.
     Raises StageError with every exporter's reason when none gives the same network.
     """
-    network = network.eval()
-    reference = torch_network(network)
-    exporters: dict[Method, Callable[[nn.Module, torch.Tensor, int, bool], bytes]] = {
-        "dynamo": _dynamo,
-        "torchscript": _torchscript,
-    }
     refused: list[str] = []
-    for method, exporter in exporters.items():
+    for method in METHODS:
         try:
-            raw = exporter(network, torch.from_numpy(feeds[0]), opset, dynamic_batch)
-            model = cleaned(onnx.ModelProto.FromString(raw))
-            onnx.checker.check_model(model, full_check=True)
-            found = {o.version for o in model.opset_import if o.domain in ("", "ai.onnx")}
-            if found != {opset}:
-                raise StageError(f"gave opset {found}, asked for {opset}")
-            parity = compare(reference, plain_network(model.SerializeToString()), feeds)
-            require(f"export by {method}", parity)
+            model, parity = export_by(method, network, feeds, opset, dynamic_batch)
         except Exception as error:  # torch's exporters raise errors of many unrelated classes
             refused.append(f"{method}: {_reason(error)}")
             continue
         return Exported(model, method, parity, tuple(refused))
     raise StageError("no exporter gives the same network\n  " + "\n  ".join(refused))
+
+
+def export_by(
+    method: Method,
+    network: nn.Module,
+    feeds: Sequence[FloatArray],
+    opset: int,
+    dynamic_batch: bool,
+) -> tuple[onnx.ModelProto, Parity]:
+    """Export `network` in eval mode by one exporter; raises whatever that raises."""
+    network = network.eval()
+    exporter = {"dynamo": _dynamo, "torchscript": _torchscript}[method]
+    raw = exporter(network, torch.from_numpy(feeds[0]), opset, dynamic_batch)
+    model = cleaned(onnx.ModelProto.FromString(raw))
+    onnx.checker.check_model(model, full_check=True)
+    found = {o.version for o in model.opset_import if o.domain in ("", "ai.onnx")}
+    if found != {opset}:
+        raise StageError(f"gave opset {found}, asked for {opset}")
+    parity = compare(torch_network(network), plain_network(model.SerializeToString()), feeds)
+    return model, require(f"export by {method}", parity)
 
 
 def torch_network(network: nn.Module) -> Network:
@@ -81,6 +90,7 @@ def torch_network(network: nn.Module) -> Network:
 
 def cleaned(model: onnx.ModelProto) -> onnx.ModelProto:
     """The same model without what differs from run to run: traces, paths, descriptions."""
+    del model.graph.value_info[:]
     del model.metadata_props[:]
     model.doc_string = ""
     model.graph.name = "network"

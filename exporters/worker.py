@@ -24,12 +24,18 @@ WARM_UP_LIMIT_S = 20.0
 MEMORY_CALLS = 5
 
 
-class LatencyJob(Spec):
-    """Time engines interleaved. `engines` are paths by name; two names may share a path."""
+class EngineFile(Spec):
+    """An engine, and the runtime that runs it."""
 
     runtime: str
+    path: str
+
+
+class LatencyJob(Spec):
+    """Time engines interleaved, by name; two names may share a file."""
+
     threads: PositiveInt
-    engines: dict[str, str]
+    engines: dict[str, EngineFile]
     seconds: PositiveFloat
     least_samples: PositiveInt
     seed: int
@@ -38,9 +44,8 @@ class LatencyJob(Spec):
 class MemoryJob(Spec):
     """Weigh one engine."""
 
-    runtime: str
     threads: PositiveInt
-    engine: str
+    engine: EngineFile
 
 
 class Job(Spec):
@@ -58,8 +63,7 @@ class Job(Spec):
 
 def latency(job: LatencyJob) -> dict[str, object]:
     """Samples of each engine by name, whether the warm-up settled, the load average."""
-    exporter = runtime(job.runtime, job.threads)
-    calls = [_call(exporter.open(Path(path))) for path in job.engines.values()]
+    calls = [_call(_opened(engine, job.threads)) for engine in job.engines.values()]
     warm = [warm_up(call, WARM_UP_LIMIT_S) for call in calls]
     timed = interleave(calls, job.seconds, job.least_samples, random.Random(job.seed))
     samples = {name: asdict(times) for name, times in zip(job.engines, timed, strict=True)}
@@ -69,10 +73,10 @@ def latency(job: LatencyJob) -> dict[str, object]:
 
 def memory(job: MemoryJob) -> dict[str, object]:
     """Resident memory before loading, at its peak, and after a few calls, MiB."""
-    exporter = runtime(job.runtime, job.threads)
+    runtime(job.engine.runtime, job.threads)  # the library's own memory is no engine's
     reset_peak()
     baseline = resident()
-    call = _call(exporter.open(Path(job.engine)))
+    call = _call(_opened(job.engine, job.threads))
     for _ in range(MEMORY_CALLS):
         call()
     after = resident()
@@ -82,6 +86,10 @@ def memory(job: MemoryJob) -> dict[str, object]:
         "steady_mib": after.now_mib,
         "method": after.method,
     }
+
+
+def _opened(engine: EngineFile, threads: int) -> Session:
+    return runtime(engine.runtime, threads).open(Path(engine.path))
 
 
 def _call(session: Session) -> Call:

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from exporters.base import BuildFacts, Precision
+from exporters.parity import Parity
 from pipeline.task import Task
 from profiles.errors import ConfigError
 from profiles.spec import Spec, read_spec
@@ -152,6 +154,18 @@ class Checked(Artifact):
         return read_spec(self.folder / "check.json", CheckReport)
 
 
+class BuildReport(Spec):
+    """How an engine came to be, and how near its outputs are to the network's."""
+
+    engine: str
+    precision: Precision
+    parity: Parity | None
+    """None for an engine that was built but cannot run on this machine."""
+    unverified: str
+    """Why not; empty for one that ran."""
+    facts: BuildFacts
+
+
 class ExportReport(Spec):
     """How an ONNX model came to be, and how near it is to the network."""
 
@@ -161,6 +175,7 @@ class ExportReport(Spec):
     nodes_exported: int
     nodes: int
     export_error: float
+    simplified_by: str
     simplify_error: float
     macs: int
     parameters: int
@@ -168,9 +183,11 @@ class ExportReport(Spec):
 
 @dataclass(frozen=True)
 class OnnxModel(Artifact):
-    """`model.onnx`, its report, and the real inputs on which the next step must agree."""
+    """`model.onnx`, its report, and the inputs on which the next step must agree."""
 
     folder: Path
+    checkpoint: Checkpoint
+    """The network it was exported from."""
 
     @property
     def model(self) -> Path:
@@ -186,7 +203,10 @@ class OnnxModel(Artifact):
 
 @dataclass(frozen=True)
 class Engine(Artifact):
-    """An engine file, built by us and held to the ONNX model it was built from."""
+    """An engine file, built by us, held to the ONNX model it was built from if it runs here."""
 
     path: Path
     source: OnnxModel
+
+    def report(self) -> BuildReport:
+        return read_spec(self.path.with_name("build.json"), BuildReport)

@@ -117,9 +117,21 @@ def export(recipe: RecipePath, out: OutDir, cache: CacheDir = None) -> None:
 
 
 @app.command()
-def build(recipe: RecipePath, out: OutDir, cache: CacheDir = None) -> None:
-    """Everything up to the engine; write it to --out."""
+def build(
+    recipe: RecipePath,
+    out: OutDir,
+    cache: CacheDir = None,
+    engines: Annotated[
+        str | None,
+        typer.Option(help="all, or names: build with each at every precision, and compare."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Everything up to the engine; write it to --out. With --engines, compare runtimes."""
     _check_folder(out)
+    if engines is not None:
+        _compare(recipe, engines, out, cache, as_json)
+        return
     engine = _flow(recipe, _store(cache)).built()
     _copy({engine.path.name: engine.path}, out)
 
@@ -235,6 +247,22 @@ def _release(recipe: Path, out: Path | None, store: "Store", as_json: bool) -> N
     _verdict(found, out, as_json, store)
 
 
+def _compare(recipe: Path, names: str, out: Path, cache: Path | None, as_json: bool) -> None:
+    from pipeline.compare import compare, comparison_json, engines_named, table
+
+    asked = engines_named(names)
+    rows = list(compare(_flow(recipe, _store(cache)), asked))
+    built = {
+        f"{row.engine}-{row.precision}{''.join(row.path.suffixes)}": row.path
+        for row in rows
+        if row.path
+    }
+    _write(built, out)
+    _print(comparison_json(rows) if as_json else table(rows))
+    if not any(row.status == "verified" for row in rows):
+        raise typer.Exit(6)
+
+
 def _verdict(found: "Judged", bundle: Path, as_json: bool, store: "Store | None") -> None:
     """Print the verdict and leave with its exit code."""
     from pipeline.bundle import verdict_json
@@ -265,6 +293,13 @@ def _check_folder(out: Path) -> None:
 
 
 def _copy(files: dict[str, Path], out: Path) -> None:
+    """Write the files and print where they are."""
+    _write(files, out)
+    for name in files:
+        _print(str(out / name))
+
+
+def _write(files: dict[str, Path], out: Path) -> None:
     from pipeline.store import disk_faults
 
     fresh = {name: out / f".{name}.new" for name in files}
@@ -275,7 +310,6 @@ def _copy(files: dict[str, Path], out: Path) -> None:
                 shutil.copyfile(path, fresh[name])
             for name, path in fresh.items():
                 path.replace(out / name)
-                _print(str(out / name))
         finally:
             for path in fresh.values():
                 path.unlink(missing_ok=True)

@@ -4,12 +4,16 @@ import importlib
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from exporters.base import call_one, runtime
+from exporters.base import Source, call_one, runtime
 from profiles.host import cpu_name, versions
 from profiles.plugins import plugin_names
+
+if TYPE_CHECKING:
+    from torch import nn
 
 LIBRARIES = (
     ("torch", "torch", "torch", True),
@@ -21,9 +25,19 @@ LIBRARIES = (
     ("onnxruntime", "onnxruntime", "ort", True),
     ("timm", "timm", "timm", False),
     ("mlxtend", "mlxtend", "demo", False),
+    ("onnxslim", "onnxslim", "torch", False),
+    ("openvino", "openvino", "openvino", False),
+    ("ncnn", "ncnn", "ncnn", False),
+    ("pnnx", "pnnx", "ncnn", False),
+    ("ai-edge-litert", "ai_edge_litert", "litert", False),
+    ("executorch", "executorch", "executorch", False),
     ("tensorrt", "tensorrt", "tensorrt", False),
 )
 """Distribution, module, the extra that installs it, and whether `slimgate run` needs it."""
+
+
+CAPABILITY = "8.6"
+"""Of the GPU that TensorRT-RTX is asked to build for; it needs none to do so."""
 
 
 @dataclass(frozen=True)
@@ -67,13 +81,27 @@ def _engine(name: str) -> Finding:
         node = helper.make_node("Add", ["x", "one"], ["y"])
         graph = helper.make_graph([node], "plus_one", [shape], [result], [one])
         opset = [helper.make_opsetid("", 20)]
-        exporter = runtime(name, 1)
+        exporter = runtime(name, 1, compute_capability=CAPABILITY)
+        zeros = np.zeros((1, 4), np.float32)
         with tempfile.TemporaryDirectory() as folder:
             model, engine = Path(folder) / "model.onnx", Path(folder) / f"engine{exporter.suffix}"
             save(helper.make_model(graph, opset_imports=opset, ir_version=10), str(model))
-            exporter.build(model, engine)
-            answer = call_one(exporter.open(engine), np.zeros((1, 4), np.float32))
+            exporter.build(Source(model, zeros, _plus_one), engine)
+            if exporter.obstacle():
+                return Finding(f"engine {name}", True, False, f"builds; {exporter.obstacle()}")
+            answer = call_one(exporter.open(engine), zeros)
     except Exception as error:  # whatever is wrong is what doctor is there to tell
         return Finding(f"engine {name}", False, name == "ort", str(error))
     ok = bool(np.array_equal(answer, np.ones((1, 4))))
     return Finding(f"engine {name}", ok, name == "ort", "runs" if ok else "gives a wrong answer")
+
+
+def _plus_one() -> "nn.Module":
+    """The same network for runtimes that convert from torch."""
+    from torch import Tensor, nn
+
+    class PlusOne(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x + 1
+
+    return PlusOne().eval()

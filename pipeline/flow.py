@@ -10,7 +10,7 @@ from pathlib import Path
 from pipeline.artifact import Checked, Checkpoint, Engine, OnnxModel, Pruned, Recovered
 from pipeline.bundle import Judged, Terms, judged, write_bundle
 from pipeline.digest import file_digest
-from pipeline.measure import EnginePair, score_engine, time_engines, weigh_engine
+from pipeline.measure import EnginePair, engine_file, score_engine, time_engines, weigh_engine
 from pipeline.recipe import Recipe
 from pipeline.report import markdown
 from pipeline.stage import Stage
@@ -18,7 +18,7 @@ from pipeline.stages.build import Build
 from pipeline.store import Runner, Store
 from profiles.device import DeviceProfile
 from profiles.host import this_host
-from profiles.measurement import EngineEvidence, Measurement
+from profiles.measurement import EngineEvidence, LatencyRun, Measurement
 from profiles.spec import Spec
 
 log = logging.getLogger("slimgate")
@@ -62,7 +62,11 @@ class Flow:
         return self.runner.run("export dense", self.recipe.export, self.dense)
 
     def built(self) -> Engine:
-        return self.runner.run("build", self._build(), self.exported())
+        return self.built_by(self._build())
+
+    def built_by(self, build: Build) -> Engine:
+        """The engine of any runtime, whatever the device's own is."""
+        return self.runner.run("build", build, self.exported())
 
     def built_dense(self) -> Engine:
         return self.runner.run("build dense", self._build(), self.exported_dense())
@@ -73,7 +77,13 @@ class Flow:
         return self.runner.run(name, stage, source) if stage else source
 
     def _build(self) -> Build:
-        return Build(engine=self.device.engine, threads=self.device.threads)
+        device = self.device
+        return Build(
+            engine=device.engine,
+            threads=device.threads,
+            precision=device.precision,
+            compute_capability=device.compute_capability,
+        )
 
 
 def load_flow(recipe: Recipe, device: DeviceProfile, base: Path, runner: Runner) -> Flow:
@@ -90,25 +100,31 @@ def measure(flow: Flow, dense: Engine, shipped: Engine) -> Measurement:
     log.info("measure: accuracy on %d samples ...", len(flow.dense.task.validation))
 
     def evidence(engine: Engine) -> EngineEvidence:
-        report = engine.source.report()
+        report, file = engine.source.report(), engine_file(engine.path, device)
+        unverified = engine.report().unverified
         return EngineEvidence(
             sha256=file_digest(engine.path),
+            unverified=unverified,
             size_bytes=engine.path.stat().st_size,
             macs=report.macs,
             parameters=report.parameters,
-            scores=score_engine(engine.path, device, flow.dense.task),
-            memory=weigh_engine(engine.path, device, settings),
+            scores=() if unverified else score_engine(file, device, flow.dense.task),
+            memory=() if unverified else weigh_engine(file, device, settings),
         )
 
     before, after = evidence(dense), evidence(shipped)
-    log.info("measure: latency in %d processes ...", settings.processes)
+    runs: tuple[LatencyRun, ...] = ()
+    if not (before.unverified or after.unverified):
+        log.info("measure: latency in %d processes ...", settings.processes)
+        pair = EnginePair(engine_file(dense.path, device), engine_file(shipped.path, device))
+        runs = time_engines(pair, device, settings)
     return Measurement(
         device=flow.recipe.target.device,
         host=this_host(RUNTIMES),
         threads=device.threads,
         dense=before,
         shipped=after,
-        latency=time_engines(EnginePair(dense.path, shipped.path), device, settings),
+        latency=runs,
     )
 
 

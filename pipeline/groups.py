@@ -1,7 +1,8 @@
 """Coupled channels: what must be removed together, by Torch-Pruning's dependency graph.
 
 A group counts only when removing its channels computes the same as nobody listening to them:
-every group is tried on the network itself before anything is pruned.
+every group is tried on the network itself before anything is pruned. A network that cannot be
+traced as a whole, such as one that shuffles channels, is traced in parts.
 """
 
 import copy
@@ -9,6 +10,7 @@ import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -30,6 +32,9 @@ from pipeline.plan import (
     masked,
 )
 from profiles.errors import StageError
+
+if TYPE_CHECKING:
+    import torch_pruning
 
 ROOTS = (*CONVOLUTIONS, *TRANSPOSED, nn.Linear)
 TOLERANCE = 1e-4
@@ -161,20 +166,16 @@ def _proven(
 
 
 def _traced(network: nn.Module, example: Tensor, refused: dict[str, str]) -> Iterator[Group]:
-    import torch_pruning  # seconds to import, and not needed where the plan is in the store
-
     layers = dict(network.named_modules())
     names = {module: name for name, module in layers.items()}
     for parameter in network.parameters():
         parameter.requires_grad_(True)  # Torch-Pruning follows autograd's graph
-    graph = torch_pruning.DependencyGraph()
     try:
-        with warnings.catch_warnings(), torch.enable_grad():
-            warnings.simplefilter("ignore")
-            graph.build_dependency(network, example_inputs=example, verbose=False)
-            found = list(graph.get_all_groups(root_module_types=ROOTS))
+        found = _coupled(network, example)
     except Exception as error:  # Torch-Pruning's own failures have no common class
-        raise StageError(f"the network cannot be traced: {_first_line(error)}") from error
+        found = _coupled_in_parts(network, _inputs_of(network, example))
+        if not found:
+            raise StageError(f"the network cannot be traced: {_first_line(error)}") from error
     for group in found:
         root = group[0].dep.target.module
         members = []
@@ -196,6 +197,78 @@ def _traced(network: nn.Module, example: Tensor, refused: dict[str, str]) -> Ite
             refused[name] = f"a {strangers[0]} takes part, whose channels cannot be removed"
         else:
             yield _with_units(name, channels_of(root, "out"), members, layers)
+
+
+def _coupled(
+    module: nn.Module, example: Tensor, seams: Sequence[nn.Module] = ()
+) -> list["torch_pruning.Group"]:
+    """Torch-Pruning's groups outside of the parts `seams`; raises whatever that raises."""
+    import torch_pruning  # seconds to import, and not needed where the plan is in the store
+
+    ends: list[Tensor] = []
+
+    def end(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        ends.extend(given for given in args if given.grad_fn is not None)
+        return output.detach()
+
+    graph = torch_pruning.DependencyGraph()
+    handles = [seam.register_forward_hook(end) for seam in seams]
+    try:
+        with warnings.catch_warnings(), torch.enable_grad():
+            warnings.simplefilter("ignore")
+            graph.build_dependency(
+                module,
+                example,
+                forward_fn=lambda whole, given: whole(given),  # else first without its batch
+                output_transform=lambda output: [output, *ends],
+                verbose=False,
+            )
+            return list(graph.get_all_groups(root_module_types=ROOTS))
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _coupled_in_parts(
+    module: nn.Module, inputs: Mapping[nn.Module, Tensor]
+) -> list["torch_pruning.Group"]:
+    """The groups of a module that cannot be traced: those in its parts and those around them.
+
+    Some reach out of what was traced: the trial on the whole network refuses these.
+    """
+    found: list[torch_pruning.Group] = []
+    whole: list[torch_pruning.Group] = []
+    seams = []
+    for part in module.children():
+        if not any(isinstance(inner, ROOTS) for inner in part.modules() if inner is not part):
+            continue
+        try:
+            whole += _coupled(part, inputs[part])
+        except Exception:  # Torch-Pruning's, and KeyError of a part that no tensor is given to
+            seams.append(part)
+            found += _coupled_in_parts(part, inputs)
+    try:
+        return found + _coupled(module, inputs[module], seams) if seams else found + whole
+    except Exception:  # the module's own code is at fault as well
+        return found + whole
+
+
+def _inputs_of(network: nn.Module, example: Tensor) -> dict[nn.Module, Tensor]:
+    """What every module that takes one tensor is given, the first time."""
+    inputs: dict[nn.Module, Tensor] = {}
+
+    def note(module: nn.Module, args: tuple[object, ...]) -> None:
+        if len(args) == 1 and isinstance(args[0], Tensor):
+            inputs.setdefault(module, args[0].clone())  # the next module may work in place
+
+    handles = [module.register_forward_pre_hook(note) for module in network.modules()]
+    try:
+        with torch.no_grad():
+            network(example)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return inputs
 
 
 def _one_sided(layer: nn.Module) -> bool:

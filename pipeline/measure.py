@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import Field, PositiveFloat, PositiveInt, ValidationError
 
 from exporters.base import call_one, runtime
-from exporters.worker import Job, LatencyJob, MemoryJob
+from exporters.worker import EngineFile, Job, LatencyJob, MemoryJob
 from pipeline.data import batches, check_labels
 from pipeline.task import Task, user_code
 from profiles.device import DeviceProfile
@@ -42,10 +42,15 @@ class Measure(Spec):
 
 @dataclass(frozen=True)
 class EnginePair:
-    """Two engine files: the dense network's, and the one that would ship."""
+    """Two engines: the dense network's or another baseline, and the one that would ship."""
 
-    dense: Path
-    shipped: Path
+    dense: EngineFile
+    shipped: EngineFile
+
+
+def engine_file(path: Path, device: DeviceProfile) -> EngineFile:
+    """An engine for the device's own runtime."""
+    return EngineFile(runtime=device.engine, path=str(path))
 
 
 def time_engines(
@@ -70,18 +75,20 @@ def time_engines(
     return runs
 
 
-def weigh_engine(engine: Path, device: DeviceProfile, settings: Measure) -> tuple[MemoryRun, ...]:
+def weigh_engine(
+    engine: EngineFile, device: DeviceProfile, settings: Measure
+) -> tuple[MemoryRun, ...]:
     """Resident memory of fresh processes that load and run one engine."""
-    job = MemoryJob(runtime=device.engine, threads=device.threads, engine=str(engine))
+    job = MemoryJob(threads=device.threads, engine=engine)
     return tuple(_answer(Job(memory=job), MemoryRun) for _ in range(settings.memory_processes))
 
 
-def score_engine(engine: Path, device: DeviceProfile, task: Task) -> tuple[float, ...]:
+def score_engine(engine: EngineFile, device: DeviceProfile, task: Task) -> tuple[float, ...]:
     """The task's metric for every validation sample, from the engine file itself.
 
     Raises StageError for outputs or scores that are not finite or not one a sample.
     """
-    session = runtime(device.engine, device.threads).open(engine)
+    session = runtime(engine.runtime, device.threads).open(Path(engine.path))
     size = EVALUATION_BATCH if session.inputs[0].shape[0] is None else 1
     found: list[float] = []
     for inputs, targets in batches(task.validation, range(len(task.validation)), size):
@@ -100,11 +107,10 @@ def _time_once(
 ) -> LatencyRun:
     # The order in which engines are loaded shifts their memory layout, so it varies too.
     names = random.Random(seed).sample(["dense", "control", "shipped"], 3)
-    path = {"dense": engines.dense, "control": engines.dense, "shipped": engines.shipped}
+    engine = {"dense": engines.dense, "control": engines.dense, "shipped": engines.shipped}
     job = LatencyJob(
-        runtime=device.engine,
         threads=device.threads,
-        engines={name: str(path[name]) for name in names},
+        engines={name: engine[name] for name in names},
         seconds=settings.seconds,
         least_samples=-(-MIN_SAMPLES // settings.processes),
         seed=seed,

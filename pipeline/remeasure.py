@@ -4,7 +4,8 @@ from pathlib import Path
 
 from pipeline.bundle import Judged, judge_bundle, judged
 from pipeline.digest import file_digest
-from pipeline.measure import EnginePair, Measure, time_engines, weigh_engine
+from pipeline.measure import EnginePair, Measure, engine_file, time_engines, weigh_engine
+from profiles.errors import StageError
 from profiles.host import this_host
 
 
@@ -15,7 +16,15 @@ def remeasure(bundle: Path, settings: Measure) -> Judged:
     """
     before = judge_bundle(bundle)
     terms, old = before.terms, before.measurement
-    engines = EnginePair(bundle / terms.dense, bundle / terms.engine)
+    if old.dense.unverified or old.shipped.unverified:
+        raise StageError(
+            f"{bundle}: its engines were never held to their network: {old.shipped.unverified}; "
+            "build it where they run"
+        )
+    shipped = bundle / terms.engine
+    engines = EnginePair(
+        engine_file(bundle / terms.dense, terms.device), engine_file(shipped, terms.device)
+    )
     dense_memory = weigh_engine(engines.dense, terms.device, settings)
     shipped_memory = weigh_engine(engines.shipped, terms.device, settings)
     measurement = old.model_copy(
@@ -26,4 +35,4 @@ def remeasure(bundle: Path, settings: Measure) -> Judged:
             "latency": time_engines(engines, terms.device, settings),
         }
     )
-    return judged(terms, before.pruned, measurement, file_digest(engines.shipped))
+    return judged(terms, before.pruned, measurement, file_digest(shipped))

@@ -52,11 +52,11 @@ def text(found: Judged) -> str:
     checks = ("check", "measured [bounds]", "limit", "status", "")
     return "\n".join(
         [
-            _aligned([head, *comparison(found)]),
+            aligned([head, *comparison(found)]),
             "",
             macs_line(found.pruned),
             "",
-            _aligned([checks, *check_lines(found)]),
+            aligned([checks, *check_lines(found)]),
             "",
             f"verdict: {found.verdict.status.upper()}",
         ]
@@ -167,7 +167,7 @@ def _figure(distance: float | None) -> str:
     return "-" if distance is None else f"{distance:.4g}"
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> str:
+def aligned(rows: Sequence[Sequence[str]]) -> str:
     """Columns padded to their widest cell; the last one is not padded."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return "\n".join(

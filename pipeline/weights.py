@@ -22,8 +22,13 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
     Raises IntegrityError for a pickle under whatever name, ConfigError for other faults.
     """
+    # Reading a pipe or a device would never end.
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise ConfigError(f"{path}: cannot be read (not a file)")
     try:
         raw = path.read_bytes()
+    except MemoryError as error:
+        raise ConfigError(f"{path}: cannot be read (larger than the memory)") from error
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
     # A safetensors file begins with the length of its header, which may look like a pickle's

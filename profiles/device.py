@@ -2,7 +2,7 @@
 
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
@@ -46,6 +46,9 @@ class DeviceProfile(Spec):
     description: str
     engine: str = "ort"
     threads: PositiveInt = 1
+    precision: Literal["fp32", "fp16", "int8"] = "fp32"
+    compute_capability: str | None = None
+    """Of an NVIDIA GPU, such as "8.6"; TensorRT builds for it."""
     channel_multiple: PositiveInt = 8
     machine: str | None = None
     """What `platform.machine()` must answer on the device; None accepts any."""

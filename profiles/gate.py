@@ -58,7 +58,8 @@ def judge(
     """Judge every limit of `budget`.
 
     `engine_sha256` is the digest of the engine that would ship: evidence of another engine,
-    another device or another number of threads is no evidence.
+    another device or another number of threads is no evidence, nor is any of an engine whose
+    outputs were never compared with its network's.
     """
     foreign = _foreign(measurement, device_name, device, engine_sha256)
     return Verdict(
@@ -87,7 +88,8 @@ def _foreign(
         )
     if measurement.threads != device.threads:
         return f"measured with {measurement.threads} threads, the device runs {device.threads}"
-    return ""
+    unverified = measurement.shipped.unverified or measurement.dense.unverified
+    return f"built, unverified: {unverified}" if unverified else ""
 
 
 def _check(name: str, limit: float, measurement: Measurement, foreign: str) -> Check:

@@ -70,6 +70,8 @@ class EngineEvidence(Evidence):
     """What is known of one engine file."""
 
     sha256: str
+    unverified: str = ""
+    """Why its outputs were never compared with the network's; empty where they were."""
     size_bytes: Count
     macs: Count
     parameters: Count

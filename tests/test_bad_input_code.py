@@ -10,7 +10,7 @@ import torch
 from conftest import NETWORK, TASK, Project
 
 from pipeline.data import FloatArray, Split, Targets, balanced_indices, batches
-from pipeline.measure import score_engine
+from pipeline.measure import engine_file, score_engine
 from pipeline.task import Task
 from profiles.device import load_device
 from profiles.errors import ConfigError, SlimgateError
@@ -283,8 +283,9 @@ def metric_of_the_batch(outputs: FloatArray, targets: Targets) -> FloatArray:
 def test_what_is_wrong_with_a_metric_is_told(metric: Metric, says: str, complete: Project) -> None:
     images = Plain(None, size=12)
     task = Task(torch.nn.Flatten, images, images, metric=metric)
+    device = load_device("host", Path())
     with pytest.raises(SlimgateError, match=says):
-        score_engine(complete.bundle / "engine.onnx", load_device("host", Path()), task)
+        score_engine(engine_file(complete.bundle / "engine.onnx", device), device, task)
 
 
 NOTHING = {
@@ -332,7 +333,7 @@ def test_a_ratio_that_cannot_be_reached_is_told_the_smallest_that_can(project: P
 @pytest.mark.parametrize("batch_size", [8, 64])
 def test_a_training_that_diverges_stores_nothing(batch_size: int, project: Project) -> None:
     path = project.recipe(
-        finetune={"epochs": 3, "learning_rate": 1e6, "momentum": 0.0, "batch_size": batch_size}
+        finetune={"epochs": 3, "optimizer": "sgd", "learning_rate": 1e6, "batch_size": batch_size}
     )
     assert project.prune().code == 0
     before = project.stages()

@@ -14,7 +14,7 @@ from networks import NETWORKS, trained
 from torch import nn
 
 from exporters.engines.ort import plain_network
-from exporters.parity import FP32_TOLERANCE, Parity, compare, feeds_of, require
+from exporters.parity import TOLERANCES, Parity, compare, feeds_of, require
 from exporters.to_onnx import torch_network
 from profiles.errors import StageError
 
@@ -40,7 +40,7 @@ def spoiled(value: float) -> Callable[[Floats], Floats]:
 
 def test_a_network_agrees_with_itself() -> None:
     found = compare(reference, reference, INPUTS)
-    assert found == Parity(max_abs=0, error=0, top1_agreement=1, inputs=5)
+    assert found == Parity(max_abs=0, error=0, top1_agreement=1, decided=found.decided, inputs=5)
     assert require("nothing", found) is found
 
 
@@ -51,9 +51,9 @@ def test_the_figures_are_those_known_by_hand() -> None:
         return batch + np.array([5, 0], np.float32)
 
     found = compare(lambda batch: batch, shifted, inputs)
-    assert found == Parity(max_abs=5, error=5 / 8, top1_agreement=1, inputs=3)
+    assert found == Parity(max_abs=5, error=5 / 8, top1_agreement=1, decided=3, inputs=3)
     swapped = compare(lambda batch: batch, lambda batch: batch[:, ::-1], inputs)
-    assert swapped == Parity(max_abs=7, error=7 / 8, top1_agreement=0, inputs=3)
+    assert swapped == Parity(max_abs=7, error=7 / 8, top1_agreement=0, decided=3, inputs=3)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -101,8 +101,8 @@ def test_one_input_with_different_outputs_is_enough() -> None:
 
 @pytest.mark.parametrize(("error", "passes"), [(0.0, True), (1e-4, True), (1.001e-4, False)])
 def test_the_tolerance_is_the_largest_error_that_passes(error: float, passes: bool) -> None:
-    found = Parity(max_abs=1, error=error, top1_agreement=1, inputs=1)
-    assert FP32_TOLERANCE == 1e-4
+    found = Parity(max_abs=1, error=error, top1_agreement=1, decided=1, inputs=1)
+    assert TOLERANCES["fp32"].error == 1e-4
     if passes:
         assert require("a step", found) is found
         return
@@ -163,3 +163,10 @@ def test_a_free_batch_is_fed_one_by_one_and_all_at_once() -> None:
     assert [feed.shape for feed in fixed] == [(1, 2)] * 4
     assert [feed.shape for feed in free] == [(1, 2)] * 4 + [(4, 2)]
     assert np.array_equal(np.concatenate(fixed), free[-1])
+
+
+def test_a_first_class_counts_where_the_reference_leads_by_a_tenth_of_its_range() -> None:
+    rows = np.array([[0, 10, 9.1], [0, 10, 8.9], [2, 2, 2]], np.float32)
+    found = compare(lambda batch: batch, lambda batch: batch[:, [0, 2, 1]], [rows])
+    assert (found.decided, found.top1_agreement) == (1, 0)
+    assert compare(lambda batch: batch, lambda batch: batch, [rows]).top1_agreement == 1

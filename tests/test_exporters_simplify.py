@@ -10,8 +10,8 @@ from networks import Concat, trained
 from onnx import helper, numpy_helper
 
 from exporters.engines.ort import plain_network
-from exporters.parity import FP32_TOLERANCE
-from exporters.simplify import simplify
+from exporters.parity import TOLERANCES
+from exporters.simplify import SIMPLIFIERS, simplify, without_duplicates
 from exporters.to_onnx import to_onnx
 from profiles.errors import StageError
 
@@ -37,17 +37,47 @@ def wordy() -> onnx.ModelProto:
 
 
 def test_constants_are_folded_and_idle_nodes_go() -> None:
-    lean, parity = simplify(wordy(), feeds(1, 4))
+    found = simplify(wordy(), feeds(1, 4))
+    lean = found.model
+    assert found.method in SIMPLIFIERS
     assert [one.op_type for one in lean.graph.node if one.op_type != "Constant"] == ["Mul"]
     assert len(lean.graph.node) < len(wordy().graph.node)
-    assert parity.error == 0
+    assert found.parity.error == 0
     assert np.array_equal(answers(lean, [ones(1, 4)])[0], 6 * ones(1, 4))
 
 
 def test_a_lean_graph_stays_as_it_is() -> None:
     graph = model([node("Gemm", ["x", "w"], ["y"])], [1, 4], [1, 3], {"w": ones(4, 3)})
-    lean, _ = simplify(graph, feeds(1, 4))
-    assert [one.op_type for one in lean.graph.node] == ["Gemm"]
+    found = simplify(graph, feeds(1, 4))
+    assert [one.op_type for one in found.model.graph.node] == ["Gemm"]
+
+
+@pytest.mark.parametrize("method", SIMPLIFIERS)
+def test_the_leaner_of_two_results_is_kept_and_one_alone_will_do(
+    method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def changes(graph: onnx.ModelProto) -> onnx.ModelProto:
+        graph.graph.node[1].op_type = "Add"
+        return SIMPLIFIERS[method](graph)
+
+    def breaks(graph: onnx.ModelProto) -> onnx.ModelProto:
+        raise RuntimeError("core dumped")
+
+    real = SIMPLIFIERS[method]
+    monkeypatch.setattr("exporters.simplify.SIMPLIFIERS", {"other": breaks, method: real})
+    found = simplify(wordy(), feeds(1, 4))
+    assert (found.method, found.refused) == (method, ("other: core dumped",))
+    monkeypatch.setattr("exporters.simplify.SIMPLIFIERS", {"other": breaks, method: changes})
+    with pytest.raises(StageError, match=r"(?s)no simplifier .*changed the network"):
+        simplify(wordy(), feeds(1, 4))
+
+
+def test_a_weight_stored_twice_is_kept_once_and_an_idle_one_not_at_all() -> None:
+    weights = {"a": ones(4), "b": ones(4), "idle": ones(7)}
+    nodes = [node("Add", ["x", "a"], ["h"]), node("Mul", ["h", "b"], ["y"])]
+    graph = without_duplicates(model(nodes, [1, 4], [1, 4], weights)).graph
+    assert [tensor.name for tensor in graph.initializer] == ["a"]
+    assert [list(one.input) for one in graph.node] == [["x", "a"], ["h", "a"]]
 
 
 def test_the_graph_given_is_left_alone() -> None:
@@ -60,14 +90,15 @@ def test_the_graph_given_is_left_alone() -> None:
 def test_an_exported_network_stays_the_same_network() -> None:
     inputs = [*feeds(1, 3, 8, 8), *feeds(5, 3, 8, 8, count=1)]
     exported = to_onnx(trained(Concat), inputs, opset=20, dynamic_batch=True).model
-    lean, parity = simplify(exported, inputs)
-    again, _ = simplify(exported, inputs)
+    found = simplify(exported, inputs)
+    lean, parity = found.model, found.parity
+    again = simplify(exported, inputs).model
     assert lean.SerializeToString() == again.SerializeToString()
     assert len(lean.graph.node) <= len(exported.graph.node)
-    assert parity.error <= FP32_TOLERANCE
+    assert parity.error <= TOLERANCES["fp32"].error
     fresh = feeds(3, 3, 8, 8, seed=9)
-    for want, found in zip(answers(exported, fresh), answers(lean, fresh), strict=True):
-        assert np.allclose(want, found, atol=1e-4)
+    for want, got in zip(answers(exported, fresh), answers(lean, fresh), strict=True):
+        assert np.allclose(want, got, atol=1e-4)
 
 
 UNARY = ("Relu", "Sigmoid", "Neg", "Identity", "Abs", "Tanh")
@@ -97,9 +128,9 @@ def test_no_chain_of_ops_grows_or_changes(ops: list[str | tuple[str, float]]) ->
     inputs = feeds(1, 4)
     if all(np.array_equal(one, answers(graph, inputs)[0]) for one in answers(graph, inputs)):
         return
-    lean, parity = simplify(graph, inputs)
-    assert len(lean.graph.node) <= len(graph.graph.node)
-    assert parity.error <= FP32_TOLERANCE
+    found = simplify(graph, inputs)
+    assert len(found.model.graph.node) <= len(graph.graph.node)
+    assert found.parity.error <= TOLERANCES["fp32"].error
 
 
 def broken(kind: str) -> onnx.ModelProto:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import exporters
 from exporters.engines.ort import plain_network
-from exporters.parity import FP32_TOLERANCE
+from exporters.parity import TOLERANCES
 from exporters.to_onnx import Exported, cleaned, to_onnx, torch_network
 from profiles.errors import StageError
 
@@ -106,7 +106,7 @@ def traced() -> Exported:
 
 def test_torch_export_comes_first_and_its_graph_is_the_network(dynamic: Exported) -> None:
     assert (dynamic.method, dynamic.refused) == ("dynamo", ())
-    assert dynamic.parity.error <= FP32_TOLERANCE
+    assert dynamic.parity.error <= TOLERANCES["fp32"].error
     assert dynamic.parity.inputs == len(IMAGES)
 
 

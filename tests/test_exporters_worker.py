@@ -5,12 +5,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from graphs import linear
 from pydantic import ValidationError
+from torch import nn
 
+from exporters.base import Source
 from exporters.engines.ort import Ort
-from exporters.worker import MEMORY_CALLS, Job, LatencyJob, MemoryJob
+from exporters.worker import MEMORY_CALLS, EngineFile, Job, LatencyJob, MemoryJob
 from profiles.measurement import LatencyRun, MemoryRun
 
 WORKER = ("-P", "-m", "exporters.worker")
@@ -20,7 +23,8 @@ WORKER = ("-P", "-m", "exporters.worker")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("engine")
     (folder / "model.onnx").write_bytes(linear().SerializeToString())
-    Ort().build(folder / "model.onnx", folder / "engine.onnx")
+    source = Source(folder / "model.onnx", np.zeros((1, 2), np.float32), nn.Identity)
+    Ort().build(source, folder / "engine.onnx")
     return folder / "engine.onnx"
 
 
@@ -38,16 +42,19 @@ def work(
     )
 
 
+def ort(engine: Path) -> EngineFile:
+    return EngineFile(runtime="ort", path=str(engine))
+
+
 def weigh(engine: Path) -> Job:
-    return Job(memory=MemoryJob(runtime="ort", threads=1, engine=str(engine)))
+    return Job(memory=MemoryJob(threads=1, engine=ort(engine)))
 
 
 def clock(engine: Path) -> Job:
     names = ("shipped", "dense", "control")
     job = LatencyJob(
-        runtime="ort",
         threads=1,
-        engines=dict.fromkeys(names, str(engine)),
+        engines=dict.fromkeys(names, ort(engine)),
         seconds=0.02,
         least_samples=12,
         seed=0,
@@ -89,7 +96,7 @@ def test_a_broken_engine_is_one_line_and_the_devices_exit_code(tmp_path: Path) -
 
 
 def test_an_unknown_runtime_is_a_mistake_of_the_user() -> None:
-    done = work(Job(memory=MemoryJob(runtime="tensor", threads=1, engine="e")))
+    done = work(Job(memory=MemoryJob(threads=1, engine=EngineFile(runtime="tensor", path="e"))))
     assert (done.returncode, done.stdout) == (2, "")
     assert "none of the engines" in done.stderr
 

@@ -10,7 +10,7 @@ import torch
 from networks import Chain, Concat, Residual, trained
 from torch import Tensor, nn
 
-from exporters.base import call_one, runtime
+from exporters.base import BuildFacts, Source, call_one, runtime
 from exporters.engines.ort import Ort
 from pipeline.allocators.uniform import Uniform
 from pipeline.artifact import Checkpoint, OnnxModel, Pruned, PruneReport
@@ -255,11 +255,11 @@ def test_an_engine_that_differs_from_its_model_is_not_built(
     Export().run(source, folder(tmp_path / "onnx"), tmp_path / "s1")
     other = replace(source, task=replace(source.task, network=lambda: Chain().eval()))
     Export().run(other, folder(tmp_path / "other"), tmp_path / "s2")
-    model = OnnxModel("onnx", tmp_path / "onnx")
+    model = OnnxModel("onnx", tmp_path / "onnx", source)
     real = Ort.build
 
-    def swapped(self: Ort, _: Path, engine: Path) -> None:
-        real(self, tmp_path / "other" / "model.onnx", engine)
+    def swapped(self: Ort, given: Source, engine: Path) -> BuildFacts:
+        return real(self, replace(given, model=tmp_path / "other" / "model.onnx"), engine)
 
     monkeypatch.setattr(Ort, "build", swapped)
     with pytest.raises(StageError, match="building with ort changed the network"):

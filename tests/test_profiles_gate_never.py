@@ -2,7 +2,7 @@
 
 import math
 
-from evidence import TIMES, Case, loose, measurement, run, weighed
+from evidence import METRICS, TIMES, Case, loose, measurement, run, weighed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -102,3 +102,14 @@ def test_slowing_one_process_never_turns_a_failure_into_a_pass(
     if before.status == "fail":
         assert after.status != "pass"
     assert after.status != "pass" or after.measured <= limit
+
+
+@given(st.sampled_from(METRICS), st.sampled_from(["dense", "shipped"]))
+def test_an_engine_that_was_never_compared_with_its_network_never_passes(
+    metric: str, side: str
+) -> None:
+    whole = measurement()
+    engine = getattr(whole, side).model_copy(update={"unverified": "it needs a GPU"})
+    check = Case(whole.model_copy(update={side: engine}), loose(metric).limits).check()
+    assert (check.status, check.reason) == ("inconclusive", "built, unverified: it needs a GPU")
+    assert loose(metric).check().status == "pass"

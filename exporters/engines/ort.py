@@ -1,13 +1,22 @@
 """ONNX Runtime on the CPU: the engine is the graph as ONNX Runtime optimised it for this host."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 
-from exporters.base import Array, Exporter, FloatArray, TensorSpec, call_one
+from exporters.base import (
+    Array,
+    BuildFacts,
+    Exporter,
+    FloatArray,
+    Precision,
+    Source,
+    TensorSpec,
+    call_one,
+)
 from exporters.parity import Network
 from profiles.errors import DeviceError, MissingExtra, StageError
 from profiles.host import cpu_name, versions
@@ -54,16 +63,26 @@ class Ort(Exporter):
     """ONNX Runtime, CPU provider, all optimisations done at build time."""
 
     suffix: ClassVar[str] = ".onnx"
+    PRECISIONS: ClassVar[tuple[Precision, ...]] = ("fp32", "fp16", "int8")
 
-    def build(self, model: Path, engine: Path) -> None:
-        from exporters.canonical import canonical  # needs onnx, which running does not
+    def build(self, source: Source, engine: Path) -> BuildFacts:
+        # These need onnx, which running does not.
+        from exporters.canonical import canonical
+        from exporters.int8 import Style
+        from exporters.precision import at_precision
 
+        style = Style(unsigned_activations=True, quantised_bias=True)
+        model, remarks = at_precision(source, self.precision, style)
         options = _options(self.threads, optimise=True)
         options.optimized_model_filepath = str(engine)
-        with _faults(StageError, f"ONNX Runtime cannot build {model.name}"):
-            onnxruntime.InferenceSession(str(model), options, providers=[PROVIDER])
+        with _faults(StageError, f"ONNX Runtime cannot build {source.model.name}"):
+            raw = model.SerializeToString()
+            onnxruntime.InferenceSession(raw, options, providers=[PROVIDER])
         # ONNX Runtime orders and names the nodes it adds anew in every process.
         engine.write_bytes(canonical(engine.read_bytes()))
+        if self.precision == "fp16":
+            remarks = (*remarks, "ONNX Runtime has no fp16 kernels for CPUs: computed at fp32")
+        return BuildFacts(remarks=remarks)
 
     def open(self, engine: Path) -> OrtSession:
         # The file is optimised already; doing it again costs load time and triples the peak.
@@ -78,15 +97,30 @@ class Ort(Exporter):
 
 def plain_network(model: bytes) -> Network:
     """The reference for parity: a serialised model, run with every optimisation off."""
-    with _faults(StageError, "ONNX Runtime cannot load the model"):
-        session = OrtSession(
-            onnxruntime.InferenceSession(model, _options(1, optimise=False), providers=[PROVIDER])
-        )
+    session = OrtSession(_plain(model))
 
     def network(batch: FloatArray) -> FloatArray:
         return call_one(session, batch)
 
     return network
+
+
+def plain_outputs(model: bytes) -> Callable[[FloatArray], dict[str, Array]]:
+    """The same, with every output by its name."""
+    session = _plain(model)
+    name = session.get_inputs()[0].name
+    names = [output.name for output in session.get_outputs()]
+
+    def network(batch: FloatArray) -> dict[str, Array]:
+        return dict(zip(names, session.run(None, {name: batch}), strict=True))
+
+    return network
+
+
+def _plain(model: bytes) -> onnxruntime.InferenceSession:
+    with _faults(StageError, "ONNX Runtime cannot load the model"):
+        options = _options(1, optimise=False)
+        return onnxruntime.InferenceSession(model, options, providers=[PROVIDER])
 
 
 def _options(threads: int, optimise: bool) -> onnxruntime.SessionOptions:

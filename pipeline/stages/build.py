@@ -6,38 +6,74 @@ from pathlib import Path
 import numpy as np
 from pydantic import PositiveInt
 
-from exporters.base import call_one, runtime
+from exporters.base import ComputeCapability, Exporter, Precision, Source, call_one, runtime
 from exporters.engines.ort import plain_network
 from exporters.opener import open_onnx
-from exporters.parity import compare, feeds_of, require
-from pipeline.artifact import Engine, OnnxModel
+from exporters.parity import Parity, compare, feeds_of, require
+from pipeline.artifact import BuildReport, Engine, OnnxModel
+from pipeline.data import FloatArray, balanced_indices, batches
 from pipeline.stage import Stage
+from pipeline.store import write_json
+from pipeline.task import Task
 
 log = logging.getLogger("slimgate")
 
+CALIBRATION = 64
+"""Training images from which int8 takes its ranges."""
+
 
 class Build(Stage[OnnxModel, Engine]):
-    """Build and verify. The engine depends on this machine, and so does its key."""
+    """Build, and verify where the engine runs. It depends on this machine, and so does its key."""
 
     engine: str
     threads: PositiveInt
+    precision: Precision = "fp32"
+    compute_capability: ComputeCapability | None = None
 
     def environment(self) -> dict[str, str]:
-        return runtime(self.engine, self.threads).environment()
+        return self._exporter().environment()
 
     def run(self, source: OnnxModel, out: Path, scratch: Path) -> None:
-        exporter = runtime(self.engine, self.threads)
+        exporter = self._exporter()
         path = out / f"engine{exporter.suffix}"
-        exporter.build(source.model, path)
+        given = Source(
+            source.model, calibration_inputs(source.checkpoint.task), source.checkpoint.network
+        )
+        facts = exporter.build(given, path)
+        unverified = exporter.obstacle()
+        parity = None
+        if unverified:
+            log.warning("  built, unverified: %s", unverified)
+        else:
+            parity = self._verified(exporter, source, path)
+            log.info("  largest relative difference %.1e", parity.error)
+        report = BuildReport(
+            engine=self.engine,
+            precision=self.precision,
+            parity=parity,
+            unverified=unverified,
+            facts=facts,
+        )
+        write_json(out / "build.json", report)
+
+    def load(self, source: OnnxModel, out: Path, key: str) -> Engine:
+        return Engine(key, out / f"engine{self._exporter().suffix}", source)
+
+    def _exporter(self) -> Exporter:
+        return runtime(self.engine, self.threads, self.precision, self.compute_capability)
+
+    def _verified(self, exporter: Exporter, source: OnnxModel, path: Path) -> Parity:
         session = exporter.open(path)
         dynamic = session.inputs[0].shape[0] is None
         feeds = feeds_of(np.load(source.feeds, allow_pickle=False), dynamic)
         # The store may be shared: what it holds is opened like any file of somebody else.
         reference = plain_network(open_onnx(source.model).SerializeToString())
         parity = compare(reference, lambda batch: call_one(session, batch), feeds)
-        require(f"building with {self.engine}", parity)
-        log.info("  largest relative difference %.1e", parity.error)
+        return require(f"building with {self.engine}", parity, self.precision)
 
-    def load(self, source: OnnxModel, out: Path, key: str) -> Engine:
-        exporter = runtime(self.engine, self.threads)
-        return Engine(key, out / f"engine{exporter.suffix}", source)
+
+def calibration_inputs(task: Task) -> FloatArray:
+    """Training images [n, ...] of every class alike."""
+    count = min(CALIBRATION, len(task.train))
+    inputs, _ = next(batches(task.train, balanced_indices(task.train, count, 1), count))
+    return inputs

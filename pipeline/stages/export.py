@@ -23,14 +23,21 @@ from pipeline.task import Task
 
 log = logging.getLogger("slimgate")
 
-REAL_INPUTS = 8
-RANDOM_INPUTS = 8
+REAL_INPUTS = 32
+RANDOM_INPUTS = 32
 
 
 class Export(Stage[Checkpoint, OnnxModel]):
     """Export, check and simplify."""
 
-    LIBRARIES: ClassVar[tuple[str, ...]] = ("torch", "onnx", "onnxscript", "onnxsim", "onnxruntime")
+    LIBRARIES: ClassVar[tuple[str, ...]] = (
+        "torch",
+        "onnx",
+        "onnxscript",
+        "onnxsim",
+        "onnxslim",
+        "onnxruntime",
+    )
 
     opset: int = Field(default=20, ge=13)
     dynamic_batch: bool = False
@@ -45,7 +52,10 @@ class Export(Stage[Checkpoint, OnnxModel]):
         exported = to_onnx(network, feeds, self.opset, self.dynamic_batch)
         for reason in exported.refused:
             log.warning("  %s; exported by %s instead", reason, exported.method)
-        model, simplified = simplify(exported.model, feeds)
+        simplified = simplify(exported.model, feeds)
+        for reason in simplified.refused:
+            log.warning("  %s; simplified by %s instead", reason, simplified.method)
+        model = simplified.model
         onnx.save(model, out / "model.onnx")
         cost = count(model)
         report = ExportReport(
@@ -55,7 +65,8 @@ class Export(Stage[Checkpoint, OnnxModel]):
             nodes_exported=len(exported.model.graph.node),
             nodes=len(model.graph.node),
             export_error=exported.parity.error,
-            simplify_error=simplified.error,
+            simplified_by=simplified.method,
+            simplify_error=simplified.parity.error,
             macs=cost.macs,
             parameters=cost.parameters,
         )
@@ -67,7 +78,7 @@ class Export(Stage[Checkpoint, OnnxModel]):
         )
 
     def load(self, source: Checkpoint, out: Path, key: str) -> OnnxModel:
-        return OnnxModel(key, out)
+        return OnnxModel(key, out, source)
 
 
 def _npy(array: FloatArray) -> bytes:

@@ -13,8 +13,8 @@ pruned and not trained, and one after EPOCHS. The most important come first:
 - peer torch-pruning at 0.5: its importance "taylor", over all layers together; nothing repaired
 
 All are trained by `pipeline.training.train` with the same SETTINGS, taught by the dense network.
-Of the training images a twentieth chooses the epoch that is kept; no test image chooses anything. Only
-the dense network keeps its last epoch: nothing is nearer to it than itself, before it is trained.
+Of the training images a twentieth chooses the epoch that is kept; no test image chooses anything.
+Only the dense network keeps its last epoch: nothing is nearer to it than itself, untrained.
 `macs_ratio` is counted by `pipeline.macs_model` for all; `top1` is that of all 5,000 test images,
 and `spread` holds its standard error. `seconds` is what a row took beyond the row above it,
 testing included. A run takes about 40 minutes on two cores and logs each row as it comes. With
@@ -54,8 +54,7 @@ TESTS: int | None = None
 """Test images; None for all."""
 SETTINGS = Settings(
     epochs=EPOCHS,
-    learning_rate=0.02,
-    schedule="one_cycle",
+    learning_rate=0.006,
     batch_size=64,
     augment="crop_flip",
     distill=1.0,

@@ -37,7 +37,7 @@ from pipeline.criteria.pro import Pro
 from pipeline.criteria.random import Random
 from pipeline.criteria.taylor import Taylor
 from pipeline.flow import Flow, load_flow
-from pipeline.measure import EnginePair, score_engine, time_engines
+from pipeline.measure import EnginePair, engine_file, score_engine, time_engines
 from pipeline.recipe import Recipe, Target
 from pipeline.recoveries.bn_recalibrate import BnRecalibrate
 from pipeline.stages.finetune import FineTune
@@ -121,9 +121,9 @@ def measured(flow: Flow, dense: Dense, engine: Engine) -> dict[str, Figure]:
     """Every figure of one engine beside the dense one."""
     scores = dense.scores
     if engine != dense.engine:
-        scores = score_engine(engine.path, flow.device, flow.dense.task)
+        scores = score_engine(engine_file(engine.path, flow.device), flow.device, flow.dense.task)
     drop = paired_drop(dense.scores, scores)
-    pair = EnginePair(dense.engine.path, engine.path)
+    pair = EnginePair(*(engine_file(e.path, flow.device) for e in (dense.engine, engine)))
     return {
         "macs_ratio": engine.source.report().macs / dense.engine.source.report().macs,
         "top1": float(np.mean(scores)),
@@ -140,7 +140,7 @@ def all_rows(options: Options, store: Store) -> Iterator[Row]:
     device = load_device(recipe.target.device, options.data)
     flow = load_flow(recipe, device, options.data, store)
     engine = flow.built_dense()
-    dense = Dense(engine, score_engine(engine.path, device, flow.dense.task))
+    dense = Dense(engine, score_engine(engine_file(engine.path, device), device, flow.dense.task))
     yield {**heading(None, 0, 0), **measured(flow, dense, engine)}
     for seed in SEEDS if options.full else SEEDS[:1]:
         for name, criterion in criteria(seed).items():

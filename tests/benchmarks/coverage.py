@@ -1,0 +1,295 @@
+"""Which of torchvision's classification models go all the way: groups, plan, ONNX, engine.
+
+All 80, with random weights at the smallest input they take, pruned to 0.7 of their MACs by
+magnitude+uniform, exported by each of torch's exporters, simplified and built for ONNX Runtime.
+Rows: model, convolutional, peer, size, ok, reason, stage, dynamo, torchscript, macs_ratio, nodes,
+bytes, seconds.
+
+- `convolutional`: no attention, so neither ViT nor Swin nor MaxViT
+- `dynamo`, `torchscript`: the engine of this exporter's graph answers as the pruned torch network
+- `ok`: one of them does, as the recipe asks; `stage` is where it ended otherwise, `reason` why,
+  or what was held against the other exporter; `nodes` and `bytes` are of the first good engine
+- peer torch-pruning: the same network by its own pruner, L2 magnitude in each layer; `ok` when the
+  network runs at MACs within .05 of those asked for and some exporter's ONNX answers alike
+
+Each row is a process of its own: one that crashes, hangs or takes too much memory ends as a row.
+All take over an hour. `--full` gives each of them twice the time.
+"""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import onnx
+import torch
+import torch_pruning
+import torchvision
+from common import Figure, Row, parse_options, report
+from real import told
+from torch import Tensor, nn
+from torchvision.models import VisionTransformer
+
+from exporters.base import FloatArray, Source, call_one
+from exporters.engines.ort import Ort
+from exporters.parity import compare, feeds_of, require
+from exporters.simplify import simplify
+from exporters.to_onnx import METHODS, Method, export_by, to_onnx, torch_network
+from pipeline.allocation import Limits
+from pipeline.allocators.uniform import Uniform
+from pipeline.criteria.magnitude import Magnitude
+from pipeline.macs_model import macs_model
+from pipeline.plan import BATCH_NORMS, PRUNABLE, apply_plan
+from pipeline.pruning import Widths, choose, subject_of, verify
+from pipeline.stats import collect
+from pipeline.task import cross_entropy
+from profiles.errors import StageError
+
+MACS_RATIO = 0.7
+SIZES = (32, 64, 96, 128, 224, 299)
+OPSET = 20
+INPUTS = 4
+TIMEOUT = 600
+MEMORY = 14 * 2**30
+"""Bytes that one process may have."""
+ATTENTION = ("vit_", "swin_", "maxvit")
+FOUND = ("size", "ok", "reason", "stage", *METHODS, "macs_ratio", "nodes", "bytes")
+"""What a child tells."""
+PEER = "torch-pruning"
+PEER_STEPS = 50
+"""In which its pruner would take all channels away; it is stopped at the MACs asked for."""
+PEER_SLACK = 0.05
+
+
+class Trial:
+    """How far one model has come; printed at every step, so that a process that dies tells."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, Figure] = dict.fromkeys(FOUND)
+
+    def at(self, stage: str) -> None:
+        self.note(stage=stage)
+
+    def note(self, **figures: Figure) -> None:
+        self.found.update(figures)
+        print(json.dumps(self.found), flush=True)
+
+
+def said(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:300] if lines else ''}"
+
+
+def models() -> list[str]:
+    """torchvision's classification models, in its order."""
+    return list(torchvision.models.list_models(module=torchvision.models))
+
+
+def network_of(name: str) -> tuple[nn.Module, Tensor]:
+    """The model in eval mode, and inputs of the smallest size it takes, [INPUTS, 3, size, size]."""
+    torch.manual_seed(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        network: nn.Module = torchvision.models.get_model(name)
+    network.eval()
+    inputs = _smallest(network)
+    _enliven(network)
+    norms = [module for module in network.modules() if isinstance(module, BATCH_NORMS)]
+    for norm in norms:
+        norm.train()
+        norm.momentum = None
+    with torch.no_grad():
+        network(torch.randn(4 * INPUTS, *inputs.shape[1:]))
+    for norm in norms:
+        norm.eval()
+        norm.get_buffer("running_mean").add_(0.1 * torch.randn(norm.num_features))
+        norm.get_buffer("running_var").mul_(torch.empty(norm.num_features).uniform_(0.7, 1.5))
+    return network, inputs
+
+
+def _smallest(network: nn.Module) -> Tensor:
+    for size in SIZES:
+        inputs = torch.randn(INPUTS, 3, size, size)
+        try:
+            with torch.no_grad():
+                network(inputs)
+        except Exception:  # whatever a network says of an input that is too small
+            continue
+        return inputs
+    raise ValueError(f"the network takes no input of {SIZES}")
+
+
+def _enliven(network: nn.Module) -> None:
+    """Weights under which every part matters: no head of zeros, no blocks scaled to 1e-6."""
+    for name, parameter in network.named_parameters():
+        owner = network.get_submodule(name.rpartition(".")[0])
+        if name.endswith("layer_scale"):
+            nn.init.uniform_(parameter, 0.5, 1.5)
+        elif parameter.dim() > 1 and isinstance(owner, PRUNABLE):
+            nn.init.kaiming_normal_(parameter, nonlinearity="relu")
+        elif name.endswith("weight") and parameter.dim() == 1:
+            nn.init.uniform_(parameter, 0.5, 1.5)
+        elif name.endswith("bias"):
+            nn.init.normal_(parameter, std=0.1)
+
+
+def ours(name: str, trial: Trial) -> None:
+    """All the way with slimgate."""
+    network, inputs = network_of(name)
+    trial.note(stage="groups", size=inputs.shape[-1])
+    subject = subject_of(network, inputs[:1])
+    trial.at("prune")
+    groups = subject.found.groups
+    stats = collect(network, groups, (), cross_entropy, Magnitude.needs)
+    limits = Limits(macs=MACS_RATIO * subject.macs)
+    choice = choose(subject, stats, Magnitude(), Uniform(), limits, Widths())
+    macs = subject.model.total(groups, choice.counts())
+    trial.note(stage="verify", macs_ratio=macs / subject.macs)
+    verify(subject, choice.plan, inputs[:1])
+    pruned = apply_plan(network, choice.plan)
+    del network, subject, stats  # the largest networks need the memory
+    feeds = feeds_of(inputs.numpy(), False)
+    refused: list[str] = []
+    for method in METHODS:
+        try:
+            nodes, size = build(pruned, method, feeds, trial)
+        except Exception as error:
+            refused.append(f"{trial.found['stage']}: {said(error)}")
+            trial.note(**{method: False})
+            continue
+        trial.note(**{method: True})
+        if trial.found["nodes"] is None:
+            trial.note(nodes=nodes, bytes=size)
+    if len(refused) == len(METHODS):
+        raise StageError("; ".join(refused))
+    trial.note(reason="; ".join(refused) or None)
+
+
+def build(
+    network: nn.Module, method: Method, feeds: list[FloatArray], trial: Trial
+) -> tuple[int, int]:
+    """Nodes and bytes of the engine of one exporter's graph, held to the torch network itself."""
+    with TemporaryDirectory() as folder:
+        path, engine = Path(folder) / "model.onnx", Path(folder) / "engine.onnx"
+        trial.at(f"export {method}")
+        exported, _ = export_by(method, network, feeds, OPSET, False)
+        trial.at(f"simplify {method}")
+        model = simplify(exported, feeds).model
+        onnx.save(model, path)
+        nodes = len(model.graph.node)
+        del exported, model
+        trial.at(f"build {method}")
+        runtime = Ort()
+        runtime.build(Source(path, np.concatenate(feeds), lambda: network), engine)
+        trial.at(f"parity {method}")
+        session = runtime.open(engine)
+        parity = compare(torch_network(network), lambda batch: call_one(session, batch), feeds)
+        require("all of it", parity)
+        return nodes, engine.stat().st_size
+
+
+def peers(name: str, trial: Trial) -> None:
+    """As much of it as Torch-Pruning does, and the export."""
+    network, inputs = network_of(name)
+    dense = macs_of(network, inputs)
+    trial.note(stage="groups", size=inputs.shape[-1])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pruner = peer_pruner(network, inputs[:1])
+        trial.at("prune")
+        ratio = 1.0
+        for _ in range(PEER_STEPS - 1):
+            pruner.step()
+            if isinstance(network, VisionTransformer):
+                network.hidden_dim = network.conv_proj.out_channels  # its forward function asks
+            ratio = macs_of(network, inputs) / dense
+            if ratio <= MACS_RATIO + PEER_SLACK / 5:
+                break
+    trial.note(macs_ratio=ratio)
+    if abs(ratio - MACS_RATIO) > PEER_SLACK:
+        raise ValueError(f"{ratio:.3f} of the MACs are left, {MACS_RATIO} were asked for")
+    trial.at("export")
+    exported = to_onnx(network, feeds_of(inputs.numpy(), False), OPSET, False)
+    trial.note(nodes=len(exported.model.graph.node))
+
+
+def macs_of(network: nn.Module, inputs: Tensor) -> int:
+    return macs_model(network, inputs[:1]).total((), {})
+
+
+def peer_pruner(network: nn.Module, example: Tensor) -> torch_pruning.BasePruner:
+    """As its own script for torchvision's models sets it up: all but the head."""
+    layers = [m for m in network.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+    heads = network.encoder.layers[0].num_heads if isinstance(network, VisionTransformer) else None
+    return torch_pruning.MagnitudePruner(
+        network.requires_grad_(True),
+        example,
+        importance=torch_pruning.importance.MagnitudeImportance(p=2),
+        global_pruning=False,
+        pruning_ratio=1.0,
+        iterative_steps=PEER_STEPS,
+        round_to=heads,
+        ignored_layers=[layers[-1]],
+    )
+
+
+def child(name: str, peer: bool) -> None:
+    """One row in this process."""
+    torch.set_num_threads(1)
+    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
+    trial = Trial()
+    try:
+        (peers if peer else ours)(name, trial)
+    except Exception as error:
+        trial.note(ok=False, reason=said(error))
+    else:
+        trial.note(ok=True, stage="done")
+
+
+def row_of(name: str, peer: str | None, timeout: float) -> Row:
+    """One row by a process of its own, ended after `timeout` seconds."""
+    command = [sys.executable, __file__, "--child", name, *(["--peer"] if peer else [])]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    start = time.perf_counter()
+    try:
+        run = subprocess.run(command, capture_output=True, timeout=timeout, env=environment)
+        told_by, end = run.stdout, f"the process ended with {run.returncode}"
+    except subprocess.TimeoutExpired as expired:
+        told_by, end = expired.stdout or b"", f"not done after {timeout:.0f} s"
+    seconds = time.perf_counter() - start
+    lines = [line for line in told_by.decode().splitlines() if line.startswith("{")]
+    found: dict[str, Figure] = json.loads(lines[-1]) if lines else dict.fromkeys(FOUND)
+    if found["ok"] is None:
+        found.update(ok=bool(found["dynamo"]), reason=end)
+    return {
+        "model": name,
+        "convolutional": not name.startswith(ATTENTION),
+        "peer": peer,
+        **found,
+        "seconds": seconds,
+    }
+
+
+def all_rows(timeout: float) -> Iterator[Row]:
+    for name in models():
+        for peer in (None, PEER):
+            yield row_of(name, peer, timeout)
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["--child"]:
+        child(sys.argv[2], "--peer" in sys.argv)
+        return
+    options = parse_options(__doc__)
+    report(list(told(all_rows(TIMEOUT * (1 + options.full)))), {}, options)
+
+
+if __name__ == "__main__":
+    main()
