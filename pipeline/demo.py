@@ -20,7 +20,13 @@ log = logging.getLogger("slimgate")
 
 TRAINING_IMAGES = 3500
 TRAIN = FineTune(
-    epochs=6, learning_rate=0.1, schedule="one_cycle", batch_size=64, augment="crop", holdout=0.05
+    epochs=6,
+    optimizer="sgd",
+    learning_rate=0.1,
+    schedule="one_cycle",
+    batch_size=64,
+    augment="crop",
+    holdout=0.05,
 )
 
 
