@@ -298,7 +298,7 @@ DEFECTS: tuple[Defect | Unfit, ...] = (
     Defect("height and width swapped", seen(lambda x: x.swapaxes(2, 3))),
     Defect("channels last", seen(lambda x: x.transpose(0, 2, 3, 1).reshape(x.shape))),
     Defect("shifted by a pixel", seen(lambda x: np.roll(x, 1, 3))),
-    Defect("inputs rounded", seen(levels(64))),
+    Defect("inputs rounded", seen(lambda x: np.asarray(np.rint(x * 16) / 16, np.float32))),
     Defect("inputs clipped", seen(lambda x: np.clip(x, 0, 1))),
     Softmaxed("softmax missing", lambda before: before.reference),
     Defect("softmax added", lambda before: softmax(before.reference)),

@@ -165,7 +165,7 @@ def test_a_recipe_of_the_current_folder_is_no_file(
         ('description = "x"\nthreads = 0', "threads: Input should be greater than 0 (found 0)"),
         (
             'description = "x"\nengine = "tensort"',
-            "has the engine 'tensort', which is none of: ort",
+            "has the engine 'tensort', which is none of: coreml",
         ),
     ],
 )

@@ -59,7 +59,9 @@ MODELS = (
     "regnet_y_400mf",
 )
 SIDE, SMALL_SIDE = 64, 12
-STEPS, BATCH = 100, 20
+STEPS, BATCH, RATE = 120, 20, 4e-4
+BRIGHTEST = 2.5
+"""About what white is once ImageNet's mean and deviation are taken out."""
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 
 
@@ -92,12 +94,12 @@ def pattern_batch(side: int, count: int, seed: int) -> tuple[FloatArray, Targets
     generator = np.random.default_rng(seed)
     noise = generator.standard_normal((count, 3, side, side), np.float32)
     strength = generator.uniform(0.1, 1.5, (count, 1, 1, 1)).astype(np.float32)
-    return whole[targets] + strength * noise, targets
+    return np.clip(whole[targets] + strength * noise, -BRIGHTEST, BRIGHTEST), targets
 
 
 def trained(network: nn.Module, side: int) -> Clean:
     """Weights that mean something: random ones drown in rounding what they were given."""
-    optimizer = torch.optim.Adam(network.train().parameters(), 1e-3)
+    optimizer = torch.optim.Adam(network.train().parameters(), RATE)
     for step in range(STEPS):
         inputs, targets = pattern_batch(side, BATCH, step + 2)
         outputs = network(torch.from_numpy(inputs))
