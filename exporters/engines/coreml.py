@@ -4,22 +4,21 @@ It is written anywhere and runs on macOS alone; elsewhere its structure is what 
 """
 
 import importlib.util
-import io
 import json
 import sys
 import tempfile
 import traceback
 import uuid
-import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from exporters.base import Array, BuildFacts, Exporter, Precision, Source, TensorSpec
+from exporters.foreign import quiet
 from exporters.packed import pack, unpack
 from profiles.errors import DeviceError, MissingExtra, StageError
 from profiles.host import versions
@@ -70,7 +69,7 @@ class CoreMl(Exporter):
         network = source.network()
         with (
             tempfile.TemporaryDirectory() as folder,
-            _quiet(),
+            quiet(),
             _faults(StageError, f"Core ML Tools cannot convert {source.model.name}"),
         ):
             import coremltools as ct
@@ -149,14 +148,6 @@ def _files(folder: Path, program: "Model") -> dict[str, bytes]:
         # The smallest networks have all their weights in the program.
         WEIGHTS: weights.read_bytes() if weights.exists() else b"",
     }
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """The converter shows a bar for every pass it makes."""
-    words = io.StringIO()
-    with redirect_stdout(words), redirect_stderr(words), warnings.catch_warnings(action="ignore"):
-        yield
 
 
 @contextmanager

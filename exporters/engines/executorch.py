@@ -1,16 +1,14 @@
 """ExecuTorch on the CPU: XNNPACK runs what it can, ExecuTorch's portable operators the rest."""
 
-import io
-import warnings
 import weakref
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from exporters.base import Array, BuildFacts, Exporter, Source, TensorSpec
+from exporters.foreign import faults, quiet
 from profiles.errors import DeviceError, MissingExtra, StageError
 from profiles.host import versions
 
@@ -42,7 +40,7 @@ class ExecuTorchSession:
         return tuple(TensorSpec(name, "float32", shape) for name, shape in self._inputs.items())
 
     def run(self, feed: Mapping[str, Array]) -> list[Array]:
-        with _faults(DeviceError, "ExecuTorch cannot run the network"):
+        with faults(DeviceError, "ExecuTorch cannot run the network"):
             given = [_tensor(feed[name]) for name in self._inputs]
             return [output.numpy() for output in self._method.execute(given)]
 
@@ -60,7 +58,7 @@ class ExecuTorch(Exporter):
 
     def build(self, source: Source, engine: Path) -> BuildFacts:
         network = source.network()
-        with _quiet(), _faults(StageError, f"ExecuTorch cannot convert {source.model.name}"):
+        with quiet(), faults(StageError, f"ExecuTorch cannot convert {source.model.name}"):
             try:
                 from executorch.backends.xnnpack.partition.xnnpack_partitioner import (
                     XnnpackPartitioner,
@@ -76,7 +74,7 @@ class ExecuTorch(Exporter):
         return BuildFacts(remarks=remarks)
 
     def open(self, engine: Path) -> ExecuTorchSession:
-        with _faults(DeviceError, f"ExecuTorch cannot load {engine.name}"):
+        with faults(DeviceError, f"ExecuTorch cannot load {engine.name}"):
             _use_threads(self.threads)
             session = ExecuTorchSession(Runtime.get().load_program(engine.read_bytes()))
         _OPEN.add(session)
@@ -109,22 +107,3 @@ def _use_threads(count: int) -> None:
     if _OPEN:
         raise DeviceError(f"an engine with other than {count} threads is open in this process")
     portable_lib._unsafe_reset_threadpool(count)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """What the converter says of its own steps concerns nobody."""
-    words = io.StringIO()
-    with redirect_stdout(words), redirect_stderr(words), warnings.catch_warnings(action="ignore"):
-        yield
-
-
-@contextmanager
-def _faults(kind: type[StageError] | type[DeviceError], what: str) -> Iterator[None]:
-    """ExecuTorch's errors share no base class but Exception."""
-    try:
-        yield
-    except MissingExtra:
-        raise
-    except Exception as error:
-        raise kind(f"{what}: {error}") from error

@@ -1,15 +1,13 @@
 """LiteRT, formerly TensorFlow Lite, on the CPU: XNNPACK runs what it can, as on a phone."""
 
-import io
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 
 from exporters.base import Array, BuildFacts, Exporter, Source, TensorSpec
+from exporters.foreign import faults, quiet
 from profiles.errors import DeviceError, MissingExtra, StageError
 from profiles.host import versions
 
@@ -35,7 +33,7 @@ class LiteRtSession:
         )
 
     def run(self, feed: Mapping[str, Array]) -> list[Array]:
-        with _faults(DeviceError, "LiteRT cannot run the network"):
+        with faults(DeviceError, "LiteRT cannot run the network"):
             for name, value in feed.items():
                 self._interpreter.set_tensor(self._inputs[name]["index"], value)
             self._interpreter.invoke()
@@ -49,7 +47,7 @@ class LiteRt(Exporter):
 
     def build(self, source: Source, engine: Path) -> BuildFacts:
         network = source.network()
-        with _quiet(), _faults(StageError, f"LiteRT cannot convert {source.model.name}"):
+        with quiet(), faults(StageError, f"LiteRT cannot convert {source.model.name}"):
             try:
                 import litert_torch
                 import torch
@@ -61,29 +59,10 @@ class LiteRt(Exporter):
         return BuildFacts()
 
     def open(self, engine: Path) -> LiteRtSession:
-        with _faults(DeviceError, f"LiteRT cannot load {engine.name}"):
+        with faults(DeviceError, f"LiteRT cannot load {engine.name}"):
             interpreter = Interpreter(model_content=engine.read_bytes(), num_threads=self.threads)
             interpreter.allocate_tensors()
         return LiteRtSession(interpreter)
 
     def environment(self) -> dict[str, str]:
         return versions(("ai-edge-litert", "litert-torch", "litert-converter", "torch"))
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """The converter tells every step it takes on the standard output."""
-    words = io.StringIO()
-    with redirect_stdout(words), redirect_stderr(words), warnings.catch_warnings(action="ignore"):
-        yield
-
-
-@contextmanager
-def _faults(kind: type[StageError] | type[DeviceError], what: str) -> Iterator[None]:
-    """LiteRT's errors share no base class but Exception."""
-    try:
-        yield
-    except MissingExtra:
-        raise
-    except Exception as error:
-        raise kind(f"{what}: {error}") from error

@@ -1,10 +1,9 @@
 """ncnn on the CPU: converted from torch by pnnx, for one image at a time."""
 
-import contextlib
 import subprocess
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
@@ -12,6 +11,7 @@ import numpy as np
 from pydantic import PositiveInt
 
 from exporters.base import Array, BuildFacts, Exporter, Precision, Source, TensorSpec
+from exporters.foreign import faults
 from exporters.packed import pack, unpack
 from profiles.errors import DeviceError, MissingExtra, StageError
 from profiles.host import versions
@@ -80,7 +80,7 @@ class Ncnn(Exporter):
             from exporters.parity import feeds_of
 
             to_fp16(open_onnx(source.model), feeds_of(source.calibration, False))
-        with _faults(StageError, f"ncnn cannot build {source.model.name}"):
+        with faults(StageError, f"ncnn cannot build {source.model.name}"):
             graph, weights, shapes = _converted(pnnx.EXEC_PATH, source, self.precision)
             session = NcnnSession(_loaded(graph, weights, self), shapes)
             session.run({session.inputs[0].name: source.calibration[:1]})
@@ -90,7 +90,7 @@ class Ncnn(Exporter):
 
     def open(self, engine: Path) -> NcnnSession:
         graph, weights, shapes = unpack(engine, (GRAPH, WEIGHTS, SHAPES))
-        with _faults(DeviceError, f"ncnn cannot load {engine.name}"):
+        with faults(DeviceError, f"ncnn cannot load {engine.name}"):
             known = Shapes.model_validate_json(shapes)
             return NcnnSession(_loaded(graph, weights, self), known)
 
@@ -137,12 +137,3 @@ def _loaded(graph: bytes, weights: bytes, exporter: Ncnn) -> ncnn.Net:
             if load(str(Path(folder, name))) != 0:
                 raise DeviceError(f"{name} is broken, or of another version of ncnn")
     return net
-
-
-@contextlib.contextmanager
-def _faults(kind: type[StageError] | type[DeviceError], what: str) -> Iterator[None]:
-    """ncnn and torch raise errors of many unrelated classes."""
-    try:
-        yield
-    except Exception as error:
-        raise kind(f"{what}: {error}") from error

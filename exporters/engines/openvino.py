@@ -1,14 +1,14 @@
 """OpenVINO on the CPU: the engine is its own format, written for no particular host."""
 
-import contextlib
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 
 from exporters.base import Array, BuildFacts, Exporter, Precision, Source, TensorSpec
+from exporters.foreign import faults
 from exporters.packed import pack, unpack
 from profiles.errors import DeviceError, MissingExtra, StageError
 from profiles.host import versions
@@ -61,7 +61,7 @@ class OpenVino(Exporter):
 
         style = Style(unsigned_activations=True, quantised_bias=False)
         model, remarks = at_precision(source, self.precision, style)
-        with _faults(StageError, f"OpenVINO cannot build {source.model.name}"):
+        with faults(StageError, f"OpenVINO cannot build {source.model.name}"):
             graph, weights = _converted(model.SerializeToString())
             _compiled(graph, weights, self.threads)  # an op may be read and yet have no kernel
         engine.write_bytes(pack({GRAPH: graph, WEIGHTS: weights}))
@@ -69,7 +69,7 @@ class OpenVino(Exporter):
 
     def open(self, engine: Path) -> OpenVinoSession:
         graph, weights = unpack(engine, (GRAPH, WEIGHTS))
-        with _faults(DeviceError, f"OpenVINO cannot load {engine.name}"):
+        with faults(DeviceError, f"OpenVINO cannot load {engine.name}"):
             return OpenVinoSession(_compiled(graph, weights, self.threads))
 
     def environment(self) -> dict[str, str]:
@@ -100,12 +100,3 @@ def _compiled(graph: bytes, weights: bytes, threads: int) -> openvino.CompiledMo
         "PERFORMANCE_HINT": "LATENCY",
     }
     return core.compile_model(core.read_model(model=graph, weights=weights), DEVICE, options)
-
-
-@contextlib.contextmanager
-def _faults(kind: type[StageError] | type[DeviceError], what: str) -> Iterator[None]:
-    """OpenVINO's errors share no base class but Exception."""
-    try:
-        yield
-    except Exception as error:
-        raise kind(f"{what}: {error}") from error

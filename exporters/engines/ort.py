@@ -1,7 +1,6 @@
 """ONNX Runtime on the CPU: the engine is the graph as ONNX Runtime optimised it for this host."""
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import ClassVar
 
@@ -17,6 +16,7 @@ from exporters.base import (
     TensorSpec,
     call_one,
 )
+from exporters.foreign import faults
 from exporters.parity import Network
 from profiles.errors import DeviceError, MissingExtra, StageError
 from profiles.host import cpu_name, versions
@@ -75,7 +75,7 @@ class Ort(Exporter):
         model, remarks = at_precision(source, self.precision, style)
         options = _options(self.threads, optimise=True)
         options.optimized_model_filepath = str(engine)
-        with _faults(StageError, f"ONNX Runtime cannot build {source.model.name}"):
+        with faults(StageError, f"ONNX Runtime cannot build {source.model.name}"):
             raw = model.SerializeToString()
             onnxruntime.InferenceSession(raw, options, providers=[PROVIDER])
         # ONNX Runtime orders and names the nodes it adds anew in every process.
@@ -86,7 +86,7 @@ class Ort(Exporter):
 
     def open(self, engine: Path) -> OrtSession:
         # The file is optimised already; doing it again costs load time and triples the peak.
-        with _faults(DeviceError, f"ONNX Runtime cannot load {engine.name}"):
+        with faults(DeviceError, f"ONNX Runtime cannot load {engine.name}"):
             options = _options(self.threads, optimise=False)
             session = onnxruntime.InferenceSession(str(engine), options, providers=[PROVIDER])
         return OrtSession(session)
@@ -118,7 +118,7 @@ def plain_outputs(model: bytes) -> Callable[[FloatArray], dict[str, Array]]:
 
 
 def _plain(model: bytes) -> onnxruntime.InferenceSession:
-    with _faults(StageError, "ONNX Runtime cannot load the model"):
+    with faults(StageError, "ONNX Runtime cannot load the model"):
         options = _options(1, optimise=False)
         return onnxruntime.InferenceSession(model, options, providers=[PROVIDER])
 
@@ -130,12 +130,3 @@ def _options(threads: int, optimise: bool) -> onnxruntime.SessionOptions:
     options.graph_optimization_level = Level.ORT_ENABLE_ALL if optimise else Level.ORT_DISABLE_ALL
     options.log_severity_level = 3  # errors only: it warns that ALL is for this host, as asked
     return options
-
-
-@contextlib.contextmanager
-def _faults(kind: type[StageError] | type[DeviceError], what: str) -> Iterator[None]:
-    """ONNX Runtime's errors share no base class but Exception."""
-    try:
-        yield
-    except Exception as error:
-        raise kind(f"{what}: {error}") from error

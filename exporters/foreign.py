@@ -1,0 +1,27 @@
+"""Calls into other people's libraries: one kind of error comes out, and nothing is printed."""
+
+import io
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+
+from profiles.errors import DeviceError, MissingExtra, StageError
+
+
+@contextmanager
+def faults(kind: type[StageError] | type[DeviceError], what: str) -> Iterator[None]:
+    """Whatever a library raises becomes `kind`; runtimes' errors share no class but Exception."""
+    try:
+        yield
+    except MissingExtra:
+        raise
+    except Exception as error:
+        raise kind(f"{what}: {error}") from error
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """What a converter says of its own steps concerns nobody."""
+    words = io.StringIO()
+    with redirect_stdout(words), redirect_stderr(words), warnings.catch_warnings(action="ignore"):
+        yield
