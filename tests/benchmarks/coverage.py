@@ -30,12 +30,11 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import onnx
 import torch
-import torch_pruning
 import torchvision
 from common import Figure, Row, parse_options, report
 from real import told
+from shapes import PEER, prune_by_peer
 from torch import Tensor, nn
-from torchvision.models import VisionTransformer
 
 from exporters.base import FloatArray, Source, call_one
 from exporters.engines.ort import Ort
@@ -45,7 +44,6 @@ from exporters.to_onnx import METHODS, Method, export_by, to_onnx, torch_network
 from pipeline.allocation import Limits
 from pipeline.allocators.uniform import Uniform
 from pipeline.criteria.magnitude import Magnitude
-from pipeline.macs_model import macs_model
 from pipeline.plan import BATCH_NORMS, PRUNABLE, apply_plan
 from pipeline.pruning import Widths, choose, subject_of, verify
 from pipeline.stats import collect
@@ -62,10 +60,6 @@ MEMORY = 14 * 2**30
 ATTENTION = ("vit_", "swin_", "maxvit")
 FOUND = ("size", "ok", "reason", "stage", *METHODS, "macs_ratio", "nodes", "bytes")
 """What a child tells."""
-PEER = "torch-pruning"
-PEER_STEPS = 50
-"""In which its pruner would take all channels away; it is stopped at the MACs asked for."""
-PEER_SLACK = 0.05
 
 
 class Trial:
@@ -198,46 +192,11 @@ def build(
 def peers(name: str, trial: Trial) -> None:
     """As much of it as Torch-Pruning does, and the export."""
     network, inputs = network_of(name)
-    dense = macs_of(network, inputs)
-    trial.note(stage="groups", size=inputs.shape[-1])
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        pruner = peer_pruner(network, inputs[:1])
-        trial.at("prune")
-        ratio = 1.0
-        for _ in range(PEER_STEPS - 1):
-            pruner.step()
-            if isinstance(network, VisionTransformer):
-                network.hidden_dim = network.conv_proj.out_channels  # its forward function asks
-            ratio = macs_of(network, inputs) / dense
-            if ratio <= MACS_RATIO + PEER_SLACK / 5:
-                break
-    trial.note(macs_ratio=ratio)
-    if abs(ratio - MACS_RATIO) > PEER_SLACK:
-        raise ValueError(f"{ratio:.3f} of the MACs are left, {MACS_RATIO} were asked for")
+    trial.note(stage="prune", size=inputs.shape[-1])
+    trial.note(macs_ratio=prune_by_peer(network, inputs, MACS_RATIO))
     trial.at("export")
     exported = to_onnx(network, feeds_of(inputs.numpy(), False), OPSET, False)
     trial.note(nodes=len(exported.model.graph.node))
-
-
-def macs_of(network: nn.Module, inputs: Tensor) -> int:
-    return macs_model(network, inputs[:1]).total((), {})
-
-
-def peer_pruner(network: nn.Module, example: Tensor) -> torch_pruning.BasePruner:
-    """As its own script for torchvision's models sets it up: all but the head."""
-    layers = [m for m in network.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
-    heads = network.encoder.layers[0].num_heads if isinstance(network, VisionTransformer) else None
-    return torch_pruning.MagnitudePruner(
-        network.requires_grad_(True),
-        example,
-        importance=torch_pruning.importance.MagnitudeImportance(p=2),
-        global_pruning=False,
-        pruning_ratio=1.0,
-        iterative_steps=PEER_STEPS,
-        round_to=heads,
-        ignored_layers=[layers[-1]],
-    )
 
 
 def child(name: str, peer: bool) -> None:

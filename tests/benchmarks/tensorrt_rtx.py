@@ -26,18 +26,12 @@ import numpy as np
 import torch
 from common import Figure, Row, parse_options, report
 from real import told
+from shapes import load, pruned
 from torch import nn
 
-from exporters.base import FloatArray, Precision, Source, runtime
+from exporters.base import Precision, Source, runtime
 from exporters.to_onnx import to_onnx
-from pipeline.allocation import Limits
-from pipeline.allocators.uniform import Uniform
-from pipeline.criteria.magnitude import Magnitude
-from pipeline.plan import apply_plan
-from pipeline.pruning import Widths, choose, subject_of, verify
-from pipeline.stats import collect
-from pipeline.task import cross_entropy
-from pipeline.weights import load_weights, read_weights
+from pipeline.pruning import Widths
 from profiles.errors import StageError
 
 NETWORKS = ("resnet18", "resnet50", "mobilenet_v2", "efficientnet_b0")
@@ -90,48 +84,19 @@ class Case:
         }
 
 
-def load(name: str, data: Path) -> nn.Module:
-    """The network in eval mode."""
-    from torchvision import models
-
-    torch.manual_seed(0)
-    network: nn.Module = getattr(models, name)()
-    path = data / f"imagenet_{name}.safetensors"
-    if path.exists():
-        load_weights(network, read_weights(path), name)
-    else:
-        for module in network.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                nn.init.uniform_(module.weight, 0.5, 1.5)
-                nn.init.normal_(module.bias, std=0.1)
-                assert module.running_mean is not None
-                assert module.running_var is not None
-                nn.init.normal_(module.running_mean, std=0.1)
-                nn.init.uniform_(module.running_var, 0.5, 1.5)
-    return network.eval()
-
-
-def halved(network: nn.Module, inputs: FloatArray) -> nn.Module:
-    """The network at half of its MACs."""
-    example = torch.from_numpy(inputs[:1])
-    subject = subject_of(network, example)
-    stats = collect(network, subject.found.groups, (), cross_entropy, frozenset())
-    limits = Limits(macs=MACS_RATIO * subject.macs)
-    choice = choose(subject, stats, Magnitude(), Uniform(), limits, Widths())
-    verify(subject, choice.plan, example)
-    return apply_plan(network, choice.plan)
-
-
 def cases(name: str, data: Path, folder: Path) -> Iterator[Case]:
     """One network, dense and pruned, with its batch fixed and free."""
-    inputs = np.random.default_rng(0).standard_normal((2, 3, 224, 224), np.float32)
+    inputs = torch.from_numpy(
+        np.random.default_rng(0).standard_normal((2, 3, 224, 224), np.float32)
+    )
     dense = load(name, data)
-    for pruned, network in {"dense": dense, "half": halved(dense, inputs)}.items():
+    half = pruned(dense, inputs, MACS_RATIO, Widths())
+    for width, network in {"dense": dense, "half": half}.items():
         for batch, free in {"static": False, "dynamic": True}.items():
-            path = folder / f"{name}-{pruned}-{batch}.onnx"
-            model = to_onnx(network, [inputs[:1]], OPSET, free).model
+            path = folder / f"{name}-{width}-{batch}.onnx"
+            model = to_onnx(network, [inputs[:1].numpy()], OPSET, free).model
             path.write_bytes(model.SerializeToString())
-            yield Case(name, pruned, batch, Source(path, inputs, _same(network)))
+            yield Case(name, width, batch, Source(path, inputs.numpy(), _same(network)))
 
 
 def _same(network: nn.Module) -> Callable[[], nn.Module]:
