@@ -1,10 +1,10 @@
 """MACs and parameters of an ONNX graph: what ships, counted on what ships. 1 MAC = 2 FLOPs."""
 
 import math
-from dataclasses import dataclass
 
 import onnx
 
+from exporters.cost import Cost, LayerCost
 from profiles.errors import StageError
 
 Shape = tuple[int, ...]
@@ -24,16 +24,19 @@ FREE_OPS = frozenset(
 """Ops counted as no MACs: element-wise work, pooling, movement of data."""
 
 
-@dataclass(frozen=True)
-class Cost:
-    """MACs of one sample, and the number of trained values."""
-
-    macs: int
-    parameters: int
-
-
 def count(model: onnx.ModelProto) -> Cost:
-    """Count Conv, ConvTranspose, Gemm and MatMul for a batch of one.
+    """MACs of `layer_costs`, and trained values; raises the same."""
+    macs = sum(layer.macs for layer in layer_costs(model))
+    floats = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
+    inline = (
+        a.t for node in model.graph.node if node.op_type == "Constant" for a in node.attribute
+    )
+    kept = [t for t in (*model.graph.initializer, *inline) if t.data_type in floats]
+    return Cost(macs, sum(math.prod(tensor.dims) for tensor in kept))
+
+
+def layer_costs(model: onnx.ModelProto) -> tuple[LayerCost, ...]:
+    """Each Conv, ConvTranspose, Gemm and MatMul for a batch of one, in the graph's order.
 
     Raises StageError for a dimension that is not fixed (besides the batch) and for an op it
     does not know: a figure the gate trusts must not be too low.
@@ -50,24 +53,34 @@ def count(model: onnx.ModelProto) -> Cost:
     except onnx.shape_inference.InferenceError as error:
         raise StageError(f"the shapes do not follow from a batch of one: {error}") from error
     shapes = {tensor.name: tuple(tensor.dims) for tensor in inferred.initializer}
+    weights = set(shapes)
     for value in (*inferred.input, *inferred.value_info, *inferred.output):
         shapes[value.name] = tuple(
             d.dim_value if d.HasField("dim_value") else -1 for d in value.type.tensor_type.shape.dim
         )
-    batch = shapes[inferred.input[0].name][0]
-    macs = sum(_node_macs(node, shapes) for node in inferred.node)
-    floats = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
-    inline = (a.t for node in inferred.node if node.op_type == "Constant" for a in node.attribute)
-    kept = [t for t in (*inferred.initializer, *inline) if t.data_type in floats]
-    return Cost(macs // max(batch, 1), sum(math.prod(tensor.dims) for tensor in kept))
+    batch = max(shapes[inferred.input[0].name][0], 1)
+    found = []
+    for node in inferred.node:
+        if _is_free(node):
+            continue
+        named = next((name for name in node.input if name in weights), node.name)
+        out = _shape(node.output[0], node, shapes)
+        channels = out[1] if node.op_type.startswith("Conv") else out[-1]
+        macs = _node_macs(node, shapes) // batch
+        found.append(LayerCost(name=named, op=node.op_type, macs=macs, channels=channels))
+    return tuple(found)
+
+
+def _is_free(node: onnx.NodeProto) -> bool:
+    standard = node.domain in ("", "ai.onnx")
+    if standard and node.op_type in FREE_OPS:
+        return True
+    if not standard or node.op_type not in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
+        raise StageError(f"MACs of {node.domain or 'onnx'}.{node.op_type} ({node.name}) unknown")
+    return False
 
 
 def _node_macs(node: onnx.NodeProto, shapes: dict[str, Shape]) -> int:
-    standard = node.domain in ("", "ai.onnx")
-    if standard and node.op_type in FREE_OPS:
-        return 0
-    if not standard or node.op_type not in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
-        raise StageError(f"MACs of {node.domain or 'onnx'}.{node.op_type} ({node.name}) unknown")
     first, weight, out = (_shape(name, node, shapes) for name in (*node.input[:2], node.output[0]))
     if node.op_type == "Conv":
         return math.prod(out) * math.prod(weight[1:])

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from exporters.base import BuildFacts, Precision
+from exporters.cost import LayerCost
 from exporters.parity import Parity
 from pipeline.task import Task
 from profiles.errors import ConfigError
@@ -179,6 +180,7 @@ class ExportReport(Spec):
     simplify_error: float
     macs: int
     parameters: int
+    layers: tuple[LayerCost, ...]
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 
+from exporters.cost import LayerCost
 from pipeline.artifact import CheckReport, ExportReport, PruneReport, RepairReport
 from pipeline.bundle import Judged
 from pipeline.store import StageRecord
@@ -111,6 +112,7 @@ def markdown(
         f"{exported.nodes} after simplifying; largest relative difference to torch "
         f"{exported.export_error:.1e}, by simplifying {exported.simplify_error:.1e}."
         + "".join(f"\n\nRefused: {_cell(reason)}." for reason in exported.refused),
+        *_steps(exported, found.terms.device.channel_multiple),
         "## Stages\n\n"
         + _table(
             ("stage", "key", "cached", "seconds"),
@@ -161,6 +163,36 @@ def _checks(checked: CheckReport | None) -> list[str]:
         tau = _figure(checked.kendall_tau)
         text += f"\n\nKendall's tau of nearness and score over {checked.plans} plans: {tau}."
     return [text]
+
+
+def just_above_a_step(layers: Sequence[LayerCost], multiple: int) -> list[LayerCost]:
+    """Convolutions whose channels end in the lower half of a multiple that they pay in full."""
+    return [
+        layer
+        for layer in layers
+        if layer.op.startswith("Conv") and 0 < layer.channels % multiple <= multiple // 2
+    ]
+
+
+def _steps(exported: ExportReport, multiple: int) -> list[str]:
+    """What those layers are, and what they cost."""
+    layers = just_above_a_step(exported.layers, multiple)
+    if not layers:
+        return []
+    rows = [
+        (
+            layer.name,
+            str(layer.channels),
+            str(-(-layer.channels // multiple) * multiple),
+            f"{layer.macs / max(exported.macs, 1):.1%}",
+        )
+        for layer in layers
+    ]
+    return [
+        f"## Widths just above a step\n\nThe device works on {multiple} channels at a time: these "
+        "layers take about as long as with the channels of the third column.\n\n"
+        + _table(("layer", "channels", "as long as", "part of the MACs"), rows)
+    ]
 
 
 def _figure(distance: float | None) -> str:

@@ -13,7 +13,8 @@ from onnx import helper, numpy_helper
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from exporters.macs import Cost, count
+from exporters.cost import Cost, LayerCost
+from exporters.macs import count, layer_costs
 from exporters.to_onnx import to_onnx
 from profiles.errors import StageError
 
@@ -123,6 +124,19 @@ def test_an_output_that_does_not_follow_the_batch_is_refused() -> None:
     nodes = [node("MatMul", ["x", "w"], ["m"]), node("Concat", ["m", "m"], ["y"], axis=0)]
     with pytest.raises(StageError, match="batch of one"):
         cost(nodes, ["batch", 5], ["twice", 7], {"w": ones(5, 7)})
+
+
+def test_each_layer_is_named_by_its_weight_and_told_with_its_channels() -> None:
+    nodes = [
+        node("Conv", ["x", "w"], ["c"], name="first"),
+        node("Relu", ["c"], ["r"]),
+        node("MatMul", ["r", "r"], ["y"], name="second"),
+    ]
+    graph = model(nodes, ["batch", 4, 8, 8], ["batch", 6, 8, 8], {"w": ones(6, 4, 1, 1)})
+    assert layer_costs(graph) == (
+        LayerCost(name="w", op="Conv", macs=6 * 8 * 8 * 4, channels=6),
+        LayerCost(name="second", op="MatMul", macs=6 * 8 * 8 * 8, channels=8),
+    )
 
 
 def test_counting_changes_nothing() -> None:

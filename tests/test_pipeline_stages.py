@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from exporters.base import BuildFacts, Source, call_one, runtime
 from exporters.engines.ort import Ort
+from exporters.opener import open_onnx
 from pipeline.allocators.uniform import Uniform
 from pipeline.artifact import Checkpoint, OnnxModel, Pruned, PruneReport
 from pipeline.criteria.magnitude import Magnitude
@@ -21,13 +22,14 @@ from pipeline.options import name_of
 from pipeline.recoveries.bn_recalibrate import BnRecalibrate
 from pipeline.recoveries.least_squares import LeastSquares
 from pipeline.stages.build import Build
-from pipeline.stages.export import Export
+from pipeline.stages.export import RANDOM_INPUTS, REAL_INPUTS, Export, parity_inputs
 from pipeline.stages.finetune import FineTune, FineTuneReport
 from pipeline.stages.prune import AUTO_ALLOCATORS, AUTO_CRITERIA, Prune
 from pipeline.stages.recover import Recover
 from pipeline.task import Task, cross_entropy
 from pipeline.weights import read_weights
 from profiles.errors import ConfigError, StageError
+from profiles.host import versions
 from profiles.spec import read_spec
 
 
@@ -246,6 +248,30 @@ def test_a_pruned_networks_engine_answers_as_the_network(
     np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
     report = read_spec(tmp_path / "pruned" / "prune.json", PruneReport)
     assert model.report().macs == report.macs
+
+
+def test_a_model_tells_its_network_and_its_tools_and_nothing_of_this_machine(
+    tmp_path: Path,
+) -> None:
+    source = checkpoint()
+    raw = []
+    for name in ("once", "again"):
+        Export().run(source, folder(tmp_path / name), tmp_path / "scratch")
+        raw.append((tmp_path / name / "model.onnx").read_bytes())
+    model = open_onnx(tmp_path / "once" / "model.onnx")
+    told = {entry.key: entry.value for entry in model.metadata_props}
+    assert told == {"source": source.key, **versions(("slimgate", *Export.LIBRARIES))}
+    assert raw[0] == raw[1]
+    assert str(tmp_path).encode() not in raw[0]
+    assert str(Path.home()).encode() not in raw[0]
+
+
+def test_parity_is_judged_on_real_random_and_edge_inputs() -> None:
+    found = parity_inputs(checkpoint().task)
+    edges = found[-8:]
+    assert len(found) == min(REAL_INPUTS, len(checkpoint().task.train)) + RANDOM_INPUTS + 8
+    assert np.isfinite(found).all()
+    assert len(np.unique(edges.reshape(8, -1), axis=0)) == 8
 
 
 def test_an_engine_that_differs_from_its_model_is_not_built(

@@ -10,7 +10,7 @@ import onnx
 import torch
 from pydantic import Field
 
-from exporters.macs import count
+from exporters.macs import count, layer_costs
 from exporters.parity import feeds_of
 from exporters.simplify import simplify
 from exporters.to_onnx import to_onnx
@@ -20,6 +20,7 @@ from pipeline.evaluate import outputs_of
 from pipeline.stage import Stage
 from pipeline.store import write_json
 from pipeline.task import Task
+from profiles.host import versions
 
 log = logging.getLogger("slimgate")
 
@@ -56,6 +57,8 @@ class Export(Stage[Checkpoint, OnnxModel]):
         for reason in simplified.refused:
             log.warning("  %s; simplified by %s instead", reason, simplified.method)
         model = simplified.model
+        origin = {"source": source.key, **versions(("slimgate", *self.LIBRARIES))}
+        onnx.helper.set_model_props(model, origin)
         onnx.save(model, out / "model.onnx")
         cost = count(model)
         report = ExportReport(
@@ -69,6 +72,7 @@ class Export(Stage[Checkpoint, OnnxModel]):
             simplify_error=simplified.parity.error,
             macs=cost.macs,
             parameters=cost.parameters,
+            layers=layer_costs(model),
         )
         write_json(out / "export.json", report)
         log.info(
@@ -94,7 +98,16 @@ def parity_inputs(task: Task) -> FloatArray:
     generator = np.random.default_rng(0)
     shape = real.shape[1:]
     random = generator.standard_normal((RANDOM_INPUTS, *shape), np.float32)
-    spike = np.zeros(shape, np.float32)
-    spike.flat[spike.size // 2] = 1
-    edges = [np.zeros(shape), np.full(shape, real.max()), np.full(shape, real.min()), spike]
-    return np.concatenate([real, random, np.stack(edges).astype(np.float32)])
+    return np.concatenate([real, random, _edges(shape, real.min(), real.max())])
+
+
+def _edges(shape: tuple[int, ...], least: float, most: float) -> FloatArray:
+    """[8, *shape]: constants, single values, one channel, a ramp and a chequered field."""
+    middle, corner, channel = (np.zeros(shape) for _ in range(3))
+    middle.flat[middle.size // 2] = most
+    corner.flat[-1] = least
+    channel[0] = most
+    ramp = np.linspace(least, most, middle.size).reshape(shape)
+    chequers = np.where(np.indices(shape).sum(0) % 2, least, most)
+    constants = [np.zeros(shape), np.full(shape, least), np.full(shape, most)]
+    return np.stack([*constants, middle, corner, channel, ramp, chequers]).astype(np.float32)
