@@ -1,6 +1,7 @@
 """Calls into other people's libraries: one kind of error comes out, and nothing is printed."""
 
 import io
+import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -21,7 +22,13 @@ def faults(kind: type[StageError] | type[DeviceError], what: str) -> Iterator[No
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """What a converter says of its own steps concerns nobody."""
+    """What a converter says of its own steps, which no user can mend, concerns nobody."""
     words = io.StringIO()
-    with redirect_stdout(words), redirect_stderr(words), warnings.catch_warnings(action="ignore"):
-        yield
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with redirect_stdout(words), redirect_stderr(words), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

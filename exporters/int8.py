@@ -1,7 +1,5 @@
 """fp32 ONNX -> int8 ONNX: static, in Q/DQ form, per channel, the best of a few calibrations."""
 
-import contextlib
-import io
 import logging
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -20,6 +18,7 @@ from onnxruntime.quantization import (
 
 from exporters.base import FloatArray
 from exporters.engines.ort import plain_network
+from exporters.foreign import quiet
 from profiles.errors import StageError
 
 log = logging.getLogger("slimgate")
@@ -102,18 +101,6 @@ def to_int8(model: onnx.ModelProto, calibration: FloatArray, style: Style) -> Qu
     return best
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """It prints its progress, and advises a preparation that simplifying has done already."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        logging.disable(before)
-
-
 def _error(found: Quantised) -> float:
     return found.error if np.isfinite(found.error) else float("inf")
 
@@ -128,7 +115,7 @@ def _quantised(
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     kind = QuantType.QUInt8 if style.unsigned_activations else QuantType.QInt8
-    with tempfile.TemporaryDirectory() as folder, _quiet():
+    with tempfile.TemporaryDirectory() as folder, quiet():
         path = Path(folder) / "int8.onnx"
         try:
             quantize_static(

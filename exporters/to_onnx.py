@@ -1,10 +1,7 @@
 """torch -> ONNX, by whichever of torch's exporters gives the same network."""
 
-import contextlib
-import logging
 import tempfile
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -16,6 +13,7 @@ from torch import nn
 
 from exporters.base import FloatArray
 from exporters.engines.ort import plain_network
+from exporters.foreign import quiet
 from exporters.parity import Network, Parity, compare, require
 from profiles.errors import StageError
 
@@ -123,7 +121,7 @@ def _dynamo(network: nn.Module, example: torch.Tensor, opset: int, dynamic_batch
     # torch.export takes a dimension of 1 for a constant, so a free batch is shown as 2.
     args = (torch.cat([example, example]) if dynamic_batch else example,)
     shapes = ({0: torch.export.Dim("batch", min=1, max=1024)},) if dynamic_batch else None
-    with _quiet():
+    with quiet():
         program = torch.onnx.export(
             network,
             args,
@@ -146,7 +144,7 @@ def _torchscript(
 ) -> bytes:
     # It prints the graph when it fails, and stdout is for results only.
     torch._C._jit_set_onnx_log_output_stream("stderr")
-    with _quiet(), tempfile.TemporaryDirectory() as folder:
+    with quiet(), tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         torch.onnx.export(
             network,
@@ -159,16 +157,3 @@ def _torchscript(
             output_names=[OUTPUT],
         )
         return path.read_bytes()
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """The exporters warn of their own internals, which no user can mend."""
-    before = logging.root.manager.disable
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        logging.disable(logging.WARNING)
-        try:
-            yield
-        finally:
-            logging.disable(before)

@@ -26,12 +26,6 @@ LIBRARIES = (
     ("timm", "timm", "timm", False),
     ("mlxtend", "mlxtend", "demo", False),
     ("onnxslim", "onnxslim", "torch", False),
-    ("openvino", "openvino", "openvino", False),
-    ("ncnn", "ncnn", "ncnn", False),
-    ("pnnx", "pnnx", "ncnn", False),
-    ("ai-edge-litert", "ai_edge_litert", "litert", False),
-    ("executorch", "executorch", "executorch", False),
-    ("tensorrt", "tensorrt", "tensorrt", False),
 )
 """Distribution, module, the extra that installs it, and whether `slimgate run` needs it."""
 
@@ -63,8 +57,7 @@ def _library(name: str, module: str, extra: str, needed: bool) -> Finding:
     except ModuleNotFoundError as error:
         if error.name != module:
             return Finding(name, False, needed, f"does not import: {error}")
-        where = ", with NVIDIA's own package index" if name == "tensorrt" else ""
-        return Finding(name, False, needed, f"pip install 'slimgate[{extra}]'{where}")
+        return Finding(name, False, needed, f"pip install 'slimgate[{extra}]'")
     except Exception as error:  # a broken installation may raise anything
         return Finding(name, False, needed, f"does not import: {error}")
     return Finding(name, True, needed, versions((name,)).get(name, "unknown version"))
@@ -93,7 +86,9 @@ def _engine(name: str) -> Finding:
     except Exception as error:  # whatever is wrong is what doctor is there to tell
         return Finding(f"engine {name}", False, name == "ort", str(error))
     ok = bool(np.array_equal(answer, np.ones((1, 4))))
-    return Finding(f"engine {name}", ok, name == "ort", "runs" if ok else "gives a wrong answer")
+    found = "runs" if ok else "gives a wrong answer"
+    on = ", ".join(f"{part} {version}" for part, version in exporter.environment().items())
+    return Finding(f"engine {name}", ok, name == "ort", f"{found}; {on}")
 
 
 def _plus_one() -> "nn.Module":

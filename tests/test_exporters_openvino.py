@@ -1,5 +1,8 @@
 """What OpenVINO must keep beyond the contract of every runtime."""
 
+import importlib.util
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +13,8 @@ from networks import Residual, trained
 from torch import Tensor, nn
 from torchvision.models import mobilenet_v2
 
-pytest.importorskip("openvino")
+if importlib.util.find_spec("openvino") is None:
+    pytest.skip("openvino is not installed", allow_module_level=True)
 
 from exporters.base import Precision, Source, call_one
 from exporters.engines.openvino import OpenVino, OpenVinoSession
@@ -133,3 +137,17 @@ def test_mobilenet_v2_is_itself_at_fp32(tmp_path: Path) -> None:
     reference = plain_network(model.SerializeToString())
     found = require("building", compare(reference, engine, feeds(2, 3, 64, 64, seed=3)))
     assert found.error < 1e-5
+
+
+def test_importing_it_starts_no_process_and_reports_to_nobody() -> None:
+    code = """
+import os, socket, sys
+def refuse(*_): os._exit(3)
+os.register_at_fork(before=refuse)
+socket.socket.connect = refuse
+import exporters.engines.openvino
+import time; time.sleep(0.5)
+assert not [name for name in sys.modules if name.startswith("openvino_telemetry.")]
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -1,5 +1,6 @@
 """OpenVINO on the CPU: the engine is its own format, written for no particular host."""
 
+import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +14,9 @@ from exporters.packed import pack, unpack
 from profiles.errors import DeviceError, MissingExtra, StageError
 from profiles.host import versions
 
+# As it is imported OpenVINO reports its use over the network, from a fork of the process, unless
+# this package is absent.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 try:
     import openvino
 except ImportError as error:
