@@ -4,12 +4,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Protocol, Self
+from typing import TYPE_CHECKING, ClassVar, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
+from pydantic import NonNegativeInt, ValidationError, model_validator
 
+from profiles.device import EngineOptions, Precision
 from profiles.errors import ConfigError
 from profiles.plugins import plugin
 from profiles.spec import Spec, explain
@@ -19,9 +20,6 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[np.float32 | np.float16 | np.int64 | np.uint8]
 FloatArray = npt.NDArray[np.float32]
-Precision = Literal["fp32", "fp16", "int8"]
-ComputeCapability = Annotated[str, Field(pattern=r"^[1-9][0-9]?\.[0-9]$")]
-"""As NVIDIA writes it, "8.6"."""
 
 
 @dataclass(frozen=True)
@@ -65,17 +63,12 @@ class BuildFacts(Spec):
     remarks: tuple[str, ...] = ()
 
 
-class Exporter(Spec, ABC):
+class Exporter(EngineOptions, ABC):
     """Builds engines of one runtime, and opens them."""
 
     suffix: ClassVar[str]
     """File name ending of an engine."""
     PRECISIONS: ClassVar[tuple[Precision, ...]] = ("fp32",)
-
-    threads: PositiveInt = 1
-    precision: Precision = "fp32"
-    compute_capability: ComputeCapability | None = None
-    """Of the GPU that an engine is for; CPU runtimes have no use for it."""
 
     @model_validator(mode="after")
     def _has_precision(self) -> Self:
@@ -101,19 +94,14 @@ class Exporter(Spec, ABC):
         return ""
 
 
-def runtime(
-    name: str,
-    threads: int,
-    precision: Precision = "fp32",
-    compute_capability: str | None = None,
-) -> Exporter:
+def runtime(name: str, options: EngineOptions | None = None) -> Exporter:
     """The exporter of the runtime `name`.
 
     Raises ConfigError for an unknown one, or for a precision that it does not have.
     """
     kind = plugin("exporters.engines", name, Exporter)  # type: ignore[type-abstract]
     try:
-        return kind(threads=threads, precision=precision, compute_capability=compute_capability)
+        return kind.model_validate((options or EngineOptions()).model_dump())
     except ValidationError as error:
         raise ConfigError(f"{name}: {explain(error, kind, name)}") from error
 

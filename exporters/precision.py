@@ -2,11 +2,12 @@
 
 import onnx
 
-from exporters.base import Precision, Source
+from exporters.base import Source
 from exporters.fp16 import to_fp16
 from exporters.int8 import Style, to_int8
 from exporters.opener import open_onnx
 from exporters.parity import feeds_of
+from profiles.device import Precision
 
 
 def at_precision(

@@ -15,6 +15,7 @@ import numpy as np
 from pydantic import PositiveFloat, PositiveInt, model_validator
 
 from exporters.base import Array, Session, runtime
+from profiles.device import EngineOptions
 from profiles.errors import SlimgateError
 from profiles.latency import Call, interleave, warm_up
 from profiles.memory import reset_peak, resident
@@ -25,16 +26,19 @@ MEMORY_CALLS = 5
 
 
 class EngineFile(Spec):
-    """An engine, and the runtime that runs it."""
+    """An engine, and what runs it."""
 
     runtime: str
+    options: EngineOptions
     path: str
+
+    def opened(self) -> Session:
+        return runtime(self.runtime, self.options).open(Path(self.path))
 
 
 class LatencyJob(Spec):
     """Time engines interleaved, by name; two names may share a file."""
 
-    threads: PositiveInt
     engines: dict[str, EngineFile]
     seconds: PositiveFloat
     least_samples: PositiveInt
@@ -44,7 +48,6 @@ class LatencyJob(Spec):
 class MemoryJob(Spec):
     """Weigh one engine."""
 
-    threads: PositiveInt
     engine: EngineFile
 
 
@@ -63,7 +66,7 @@ class Job(Spec):
 
 def latency(job: LatencyJob) -> dict[str, object]:
     """Samples of each engine by name, whether the warm-up settled, the load average."""
-    calls = [_call(_opened(engine, job.threads)) for engine in job.engines.values()]
+    calls = [_call(engine.opened()) for engine in job.engines.values()]
     warm = [warm_up(call, WARM_UP_LIMIT_S) for call in calls]
     timed = interleave(calls, job.seconds, job.least_samples, random.Random(job.seed))
     samples = {name: asdict(times) for name, times in zip(job.engines, timed, strict=True)}
@@ -73,10 +76,10 @@ def latency(job: LatencyJob) -> dict[str, object]:
 
 def memory(job: MemoryJob) -> dict[str, object]:
     """Resident memory before loading, at its peak, and after a few calls, MiB."""
-    runtime(job.engine.runtime, job.threads)  # the library's own memory is no engine's
+    runtime(job.engine.runtime, job.engine.options)  # the library's own memory is no engine's
     reset_peak()
     baseline = resident()
-    call = _call(_opened(job.engine, job.threads))
+    call = _call(job.engine.opened())
     for _ in range(MEMORY_CALLS):
         call()
     after = resident()
@@ -86,10 +89,6 @@ def memory(job: MemoryJob) -> dict[str, object]:
         "steady_mib": after.now_mib,
         "method": after.method,
     }
-
-
-def _opened(engine: EngineFile, threads: int) -> Session:
-    return runtime(engine.runtime, threads).open(Path(engine.path))
 
 
 def _call(session: Session) -> Call:

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from exporters.base import BuildFacts, Precision
+from exporters.base import BuildFacts
 from exporters.cost import LayerCost
 from exporters.parity import Parity
 from pipeline.task import Task
+from profiles.device import Precision
 from profiles.errors import ConfigError
 from profiles.spec import Spec, read_spec
 

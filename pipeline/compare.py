@@ -9,12 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from exporters.base import Exporter, Precision
+from exporters.base import Exporter
 from exporters.worker import EngineFile
 from pipeline.flow import Flow
 from pipeline.measure import EnginePair, score_engine, time_engines
 from pipeline.report import aligned
 from pipeline.stages.build import Build
+from profiles.device import Precision
 from profiles.errors import ConfigError, MissingExtra, SlimgateError
 from profiles.gate import MAX_CONTROL_ERROR
 from profiles.measurement import MIB, cpu_ratio
@@ -61,8 +62,8 @@ def engines_named(names: str) -> tuple[str, ...]:
 
 def compare(flow: Flow, names: Sequence[str]) -> Iterator[Compared]:
     """Every precision of every runtime that is installed, the reference first."""
-    reference = flow.built_by(_build(flow, *REFERENCE))
-    beside = EngineFile(runtime=REFERENCE[0], path=str(reference.path))
+    build = _build(flow, *REFERENCE)
+    beside = build.file(flow.built_by(build))
     for name in sorted(names, key=lambda name: (name != REFERENCE[0], name)):
         try:
             kind = plugin("exporters.engines", name, Exporter)  # type: ignore[type-abstract]
@@ -76,13 +77,14 @@ def compare(flow: Flow, names: Sequence[str]) -> Iterator[Compared]:
 def _compared(flow: Flow, name: str, precision: Precision, beside: EngineFile) -> Compared:
     log.info("%s %s", name, precision)
     try:
-        engine = flow.built_by(_build(flow, name, precision))
+        build = _build(flow, name, precision)
+        engine = flow.built_by(build)
         report, size = engine.report(), engine.path.stat().st_size / MIB
         if report.parity is None:
             return Compared(name, precision, "unverified", report.unverified, engine.path, size)
-        file = EngineFile(runtime=name, path=str(engine.path))
-        scores = score_engine(file, flow.device, flow.dense.task)
-        runs = time_engines(EnginePair(beside, file), flow.device, flow.recipe.measure)
+        file = build.file(engine)
+        scores = score_engine(file, flow.dense.task)
+        runs = time_engines(EnginePair(beside, file), flow.recipe.measure)
     except SlimgateError as error:
         return Compared(name, precision, "refused", str(error).splitlines()[0])
     dense = [run.dense for run in runs]
@@ -103,13 +105,8 @@ def _compared(flow: Flow, name: str, precision: Precision, beside: EngineFile) -
 
 
 def _build(flow: Flow, name: str, precision: Precision) -> Build:
-    device = flow.device
-    return Build(
-        engine=name,
-        threads=device.threads,
-        precision=precision,
-        compute_capability=device.compute_capability,
-    )
+    options = flow.device.options().model_copy(update={"precision": precision})
+    return Build(engine=name, options=options)
 
 
 def table(rows: Sequence[Compared]) -> str:

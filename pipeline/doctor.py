@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from exporters.base import Source, call_one, runtime
+from profiles.device import EngineOptions
 from profiles.host import cpu_name, versions
 from profiles.plugins import plugin_names
 
@@ -74,7 +75,7 @@ def _engine(name: str) -> Finding:
         node = helper.make_node("Add", ["x", "one"], ["y"])
         graph = helper.make_graph([node], "plus_one", [shape], [result], [one])
         opset = [helper.make_opsetid("", 20)]
-        exporter = runtime(name, 1, compute_capability=CAPABILITY)
+        exporter = runtime(name, EngineOptions(compute_capability=CAPABILITY))
         zeros = np.zeros((1, 4), np.float32)
         with tempfile.TemporaryDirectory() as folder:
             model, engine = Path(folder) / "model.onnx", Path(folder) / f"engine{exporter.suffix}"

@@ -77,13 +77,7 @@ class Flow:
         return self.runner.run(name, stage, source) if stage else source
 
     def _build(self) -> Build:
-        device = self.device
-        return Build(
-            engine=device.engine,
-            threads=device.threads,
-            precision=device.precision,
-            compute_capability=device.compute_capability,
-        )
+        return Build(engine=self.device.engine, options=self.device.options())
 
 
 def load_flow(recipe: Recipe, device: DeviceProfile, base: Path, runner: Runner) -> Flow:
@@ -108,8 +102,8 @@ def measure(flow: Flow, dense: Engine, shipped: Engine) -> Measurement:
             size_bytes=engine.path.stat().st_size,
             macs=report.macs,
             parameters=report.parameters,
-            scores=() if unverified else score_engine(file, device, flow.dense.task),
-            memory=() if unverified else weigh_engine(file, device, settings),
+            scores=() if unverified else score_engine(file, flow.dense.task),
+            memory=() if unverified else weigh_engine(file, settings),
         )
 
     before, after = evidence(dense), evidence(shipped)
@@ -117,7 +111,7 @@ def measure(flow: Flow, dense: Engine, shipped: Engine) -> Measurement:
     if not (before.unverified or after.unverified):
         log.info("measure: latency in %d processes ...", settings.processes)
         pair = EnginePair(engine_file(dense.path, device), engine_file(shipped.path, device))
-        runs = time_engines(pair, device, settings)
+        runs = time_engines(pair, settings)
     return Measurement(
         device=flow.recipe.target.device,
         host=this_host(RUNTIMES),

@@ -11,7 +11,7 @@ from typing import TypeVar
 import numpy as np
 from pydantic import Field, PositiveFloat, PositiveInt, ValidationError
 
-from exporters.base import call_one, runtime
+from exporters.base import call_one
 from exporters.worker import EngineFile, Job, LatencyJob, MemoryJob
 from pipeline.data import batches, check_labels
 from pipeline.task import Task, user_code
@@ -50,21 +50,17 @@ class EnginePair:
 
 def engine_file(path: Path, device: DeviceProfile) -> EngineFile:
     """An engine for the device's own runtime."""
-    return EngineFile(runtime=device.engine, path=str(path))
+    return EngineFile(runtime=device.engine, options=device.options(), path=str(path))
 
 
-def time_engines(
-    engines: EnginePair, device: DeviceProfile, settings: Measure
-) -> tuple[LatencyRun, ...]:
+def time_engines(engines: EnginePair, settings: Measure) -> tuple[LatencyRun, ...]:
     """Raw times of both engines, interleaved, in fresh processes.
 
     A session in which the dense engine differs from itself says nothing about another engine,
     so it is repeated; the choice never looks at the engine under test.
     """
     for session in range(SESSIONS):
-        runs = tuple(
-            _time_once(engines, device, settings, seed) for seed in range(settings.processes)
-        )
+        runs = tuple(_time_once(engines, settings, seed) for seed in range(settings.processes))
         error = abs(
             cpu_ratio([run.control for run in runs], [run.dense for run in runs]).measured - 1
         )
@@ -75,20 +71,18 @@ def time_engines(
     return runs
 
 
-def weigh_engine(
-    engine: EngineFile, device: DeviceProfile, settings: Measure
-) -> tuple[MemoryRun, ...]:
+def weigh_engine(engine: EngineFile, settings: Measure) -> tuple[MemoryRun, ...]:
     """Resident memory of fresh processes that load and run one engine."""
-    job = MemoryJob(threads=device.threads, engine=engine)
+    job = MemoryJob(engine=engine)
     return tuple(_answer(Job(memory=job), MemoryRun) for _ in range(settings.memory_processes))
 
 
-def score_engine(engine: EngineFile, device: DeviceProfile, task: Task) -> tuple[float, ...]:
+def score_engine(engine: EngineFile, task: Task) -> tuple[float, ...]:
     """The task's metric for every validation sample, from the engine file itself.
 
     Raises StageError for outputs or scores that are not finite or not one a sample.
     """
-    session = runtime(engine.runtime, device.threads).open(Path(engine.path))
+    session = engine.opened()
     size = EVALUATION_BATCH if session.inputs[0].shape[0] is None else 1
     found: list[float] = []
     for inputs, targets in batches(task.validation, range(len(task.validation)), size):
@@ -102,14 +96,11 @@ def score_engine(engine: EngineFile, device: DeviceProfile, task: Task) -> tuple
     return tuple(found)
 
 
-def _time_once(
-    engines: EnginePair, device: DeviceProfile, settings: Measure, seed: int
-) -> LatencyRun:
+def _time_once(engines: EnginePair, settings: Measure, seed: int) -> LatencyRun:
     # The order in which engines are loaded shifts their memory layout, so it varies too.
     names = random.Random(seed).sample(["dense", "control", "shipped"], 3)
     engine = {"dense": engines.dense, "control": engines.dense, "shipped": engines.shipped}
     job = LatencyJob(
-        threads=device.threads,
         engines={name: engine[name] for name in names},
         seconds=settings.seconds,
         least_samples=-(-MIN_SAMPLES // settings.processes),

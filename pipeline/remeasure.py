@@ -25,14 +25,14 @@ def remeasure(bundle: Path, settings: Measure) -> Judged:
     engines = EnginePair(
         engine_file(bundle / terms.dense, terms.device), engine_file(shipped, terms.device)
     )
-    dense_memory = weigh_engine(engines.dense, terms.device, settings)
-    shipped_memory = weigh_engine(engines.shipped, terms.device, settings)
+    dense_memory = weigh_engine(engines.dense, settings)
+    shipped_memory = weigh_engine(engines.shipped, settings)
     measurement = old.model_copy(
         update={
             "host": this_host(("numpy", "onnxruntime")),
             "dense": old.dense.model_copy(update={"memory": dense_memory}),
             "shipped": old.shipped.model_copy(update={"memory": shipped_memory}),
-            "latency": time_engines(engines, terms.device, settings),
+            "latency": time_engines(engines, settings),
         }
     )
     return judged(terms, before.pruned, measurement, file_digest(shipped))

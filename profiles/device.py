@@ -10,6 +10,9 @@ from profiles.errors import ConfigError
 from profiles.spec import Spec, read_spec
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
+Precision = Literal["fp32", "fp16", "int8"]
+ComputeCapability = Annotated[str, Field(pattern=r"^[1-9][0-9]?\.[0-9]$")]
+"""As NVIDIA writes it, "8.6"."""
 
 
 class Budget(Spec):
@@ -40,18 +43,32 @@ class Budget(Spec):
         return {name: value for name, value in self if value is not None}
 
 
-class DeviceProfile(Spec):
+class EngineOptions(Spec):
+    """How a runtime builds and runs an engine."""
+
+    threads: PositiveInt = 1
+    precision: Precision = "fp32"
+    compute_capability: ComputeCapability | None = None
+    """Of the NVIDIA GPU that the engine is for; CPU runtimes have no use for it."""
+    portable: bool = False
+    """For any processor of its kind, and fitted to the very one as it is loaded: for engines that
+    are not built where they run. Costs load time and memory."""
+
+
+class DeviceProfile(EngineOptions):
     """One device: how its engine is built and run, and what counts as this device."""
 
     description: str
     engine: str = "ort"
-    threads: PositiveInt = 1
-    precision: Literal["fp32", "fp16", "int8"] = "fp32"
-    compute_capability: str | None = None
-    """Of an NVIDIA GPU, such as "8.6"; TensorRT builds for it."""
     channel_multiple: PositiveInt = 8
     machine: str | None = None
     """What `platform.machine()` must answer on the device; None accepts any."""
+
+    def options(self) -> EngineOptions:
+        """What of the profile its runtime is told."""
+        return EngineOptions.model_validate(
+            self.model_dump(include=set(EngineOptions.model_fields))
+        )
 
 
 def device_names() -> tuple[str, ...]:

@@ -10,13 +10,14 @@ import torch
 from onnx import helper, numpy_helper
 from sound import Sound, Varied, varied
 
-from exporters.base import FloatArray, Precision
+from exporters.base import FloatArray
 from exporters.engines.ort import plain_network
 from exporters.fp16 import to_fp16
 from exporters.int8 import Style, to_int8
 from exporters.parity import Network, compare, require
 from exporters.simplify import simplify
 from exporters.to_onnx import torch_network
+from profiles.device import Precision
 from profiles.errors import SlimgateError
 
 Edit = Callable[[onnx.ModelProto], None]

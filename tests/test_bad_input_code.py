@@ -285,7 +285,7 @@ def test_what_is_wrong_with_a_metric_is_told(metric: Metric, says: str, complete
     task = Task(torch.nn.Flatten, images, images, metric=metric)
     device = load_device("host", Path())
     with pytest.raises(SlimgateError, match=says):
-        score_engine(engine_file(complete.bundle / "engine.onnx", device), device, task)
+        score_engine(engine_file(complete.bundle / "engine.onnx", device), task)
 
 
 NOTHING = {

@@ -11,7 +11,8 @@ from networks import Residual, trained
 from torch import nn
 from torchvision.models import mobilenet_v2
 
-from exporters.base import Precision, Source
+from exporters.base import Source
+from profiles.device import Precision
 from profiles.errors import StageError
 
 coremltools = pytest.importorskip("coremltools")

@@ -5,12 +5,12 @@ import pytest
 from seeded import DEFECTS, STYLE, Defect, Unfit
 from sound import Sound, sound
 
-from exporters.base import Precision
 from exporters.engines.ort import plain_network
 from exporters.fp16 import to_fp16
 from exporters.int8 import to_int8
 from exporters.parity import compare, require
 from exporters.simplify import simplify
+from profiles.device import Precision
 
 
 @pytest.fixture(scope="module")

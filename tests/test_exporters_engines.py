@@ -15,6 +15,7 @@ from exporters.base import Exporter, Session, Source, TensorSpec, call_one, runt
 from exporters.engines.ort import PROVIDER, Ort, OrtSession, plain_network
 from exporters.parity import compare, require
 from exporters.to_onnx import to_onnx
+from profiles.device import EngineOptions
 from profiles.errors import ConfigError, DeviceError, MissingExtra, StageError
 from profiles.plugins import plugin_names
 
@@ -24,7 +25,7 @@ ENGINES = plugin_names("exporters.engines")
 @pytest.fixture(scope="module", params=ENGINES)
 def exporter(request: pytest.FixtureRequest) -> Exporter:
     try:
-        return runtime(request.param, 1, compute_capability="8.6")
+        return runtime(request.param, EngineOptions(compute_capability="8.6"))
     except MissingExtra as missing:
         pytest.skip(str(missing))
 
@@ -181,11 +182,11 @@ def test_an_engine_depends_on_named_versions(exporter: Exporter) -> None:
 
 def test_an_unknown_runtime_is_told_the_known_ones() -> None:
     with pytest.raises(ConfigError, match=r"'tensor' is none of the engines: .*ort"):
-        runtime("tensor", 1)
+        runtime("tensor")
 
 
 def test_the_threads_are_those_asked_for() -> None:
-    assert runtime("ort", 3) == Ort(threads=3)
+    assert runtime("ort", EngineOptions(threads=3)) == Ort(threads=3)
 
 
 def test_onnx_runtime_runs_on_the_cpu_and_nothing_else(tmp_path: Path) -> None:
@@ -208,6 +209,24 @@ def test_onnx_runtime_folds_the_batch_norms_when_it_builds(
     )
     assert "BatchNormalization" not in {node.op_type for node in engine.graph.node}
     assert len(engine.graph.node) <= len(network.graph.node)
+
+
+def test_a_portable_engine_has_nothing_in_it_of_this_processor(
+    network: onnx.ModelProto, tmp_path: Path
+) -> None:
+    given = source(network, trained(Residual), tmp_path)
+    domains = {}
+    for exporter in (Ort(), Ort(portable=True)):
+        raw = built(exporter, given).read_bytes()
+        domains[exporter.portable] = {n.domain for n in onnx.ModelProto.FromString(raw).graph.node}
+        session = exporter.open(given.model.with_name("engine.onnx"))
+        (feed,) = feeds(1, 3, 8, 8, count=1, seed=7)
+        wanted = plain_network(network.SerializeToString())(feed)
+        np.testing.assert_allclose(call_one(session, feed), wanted, rtol=1e-4, atol=1e-5)
+    assert "com.microsoft.nchwc" not in domains[True]
+    assert "cpu" not in Ort(portable=True).environment()
+    if "avx2" in Path("/proc/cpuinfo").read_text():
+        assert "com.microsoft.nchwc" in domains[False]
 
 
 def test_the_plain_network_is_the_graph_as_it_stands() -> None:

@@ -22,6 +22,7 @@ from pipeline.plan import apply_plan
 from pipeline.pruning import Widths, choose, subject_of
 from pipeline.stats import collect
 from pipeline.task import cross_entropy
+from profiles.device import EngineOptions
 from profiles.errors import MissingExtra, StageError
 from profiles.plugins import plugin_names
 
@@ -64,7 +65,7 @@ def test_a_pruned_network_answers_on_every_runtime_as_it_did(
     name: str, source: Source, tmp_path: Path
 ) -> None:
     try:
-        exporter: Exporter = runtime(name, 1, compute_capability="8.6")
+        exporter: Exporter = runtime(name, EngineOptions(compute_capability="8.6"))
     except MissingExtra as missing:
         pytest.skip(str(missing))
     engine = tmp_path / f"engine{exporter.suffix}"

@@ -13,11 +13,12 @@ from torchvision.models import mobilenet_v2
 pytest.importorskip("ncnn")
 pytest.importorskip("pnnx")
 
-from exporters.base import Precision, Source, call_one
+from exporters.base import Source, call_one
 from exporters.engines.ncnn import Ncnn, NcnnSession
 from exporters.packed import pack, unpack
 from exporters.parity import Parity, compare, require
 from exporters.to_onnx import to_onnx, torch_network
+from profiles.device import Precision
 from profiles.errors import DeviceError, StageError
 
 FILES = ("model.ncnn.param", "model.ncnn.bin", "shapes.json")

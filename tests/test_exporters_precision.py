@@ -15,6 +15,7 @@ from exporters.fp16 import LIMIT, activation_ranges, to_fp16
 from exporters.int8 import FEWEST, METHODS, Style, to_int8
 from exporters.parity import compare, require
 from exporters.to_onnx import to_onnx
+from profiles.device import EngineOptions
 from profiles.errors import ConfigError, StageError
 
 UNSIGNED = Style(unsigned_activations=True, quantised_bias=True)
@@ -112,7 +113,7 @@ def test_an_onnx_runtime_engine_has_the_precision_asked_for(
 ) -> None:
     (tmp_path / "model.onnx").write_bytes(network.SerializeToString())
     source = Source(tmp_path / "model.onnx", calibration(), trained(Residual).eval)
-    exporter = runtime("ort", 1, "int8" if precision == "int8" else "fp16")
+    exporter = runtime("ort", EngineOptions(precision="int8" if precision == "int8" else "fp16"))
     facts = exporter.build(source, tmp_path / "engine.onnx")
     again = exporter.build(source, tmp_path / "again.onnx")
     assert facts == again
@@ -124,6 +125,7 @@ def test_an_onnx_runtime_engine_has_the_precision_asked_for(
     assert says in facts.remarks[0]
 
 
-def test_a_precision_that_a_runtime_does_not_have_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="precision"):
-        runtime("ort", 1, "bf16")  # type: ignore[arg-type]
+def test_a_precision_that_a_runtime_does_not_have_is_refused() -> None:
+    pytest.importorskip("coremltools")
+    with pytest.raises(ConfigError, match="int8 is none of this engine's: fp32, fp16"):
+        runtime("coreml", EngineOptions(precision="int8"))

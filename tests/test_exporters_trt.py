@@ -16,9 +16,10 @@ from onnx import helper
 from torch import Tensor, nn
 
 from exporters import trt_library
-from exporters.base import BuildFacts, Precision, Source, runtime
+from exporters.base import BuildFacts, Source, runtime
 from exporters.to_onnx import to_onnx
 from exporters.trt_library import Gpu, gpu_of, load_tensorrt
+from profiles.device import EngineOptions, Precision
 from profiles.errors import DeviceError, MissingExtra, StageError
 
 try:
@@ -85,7 +86,9 @@ def build(tmp_path: Path) -> Build:
         source: Source, precision: Precision = "fp32", compute_capability: str = "8.6"
     ) -> tuple[bytes, BuildFacts]:
         engine = tmp_path / f"{precision}-{compute_capability}.engine"
-        facts = runtime("trt", 1, precision, compute_capability).build(source, engine)
+        facts = runtime(
+            "trt", EngineOptions(precision=precision, compute_capability=compute_capability)
+        ).build(source, engine)
         return engine.read_bytes(), facts
 
     return run
@@ -195,17 +198,17 @@ def test_without_gpu_the_profile_has_to_name_one(
     sources: dict[str, Source], tmp_path: Path
 ) -> None:
     with pytest.raises(StageError, match="device profile must name its compute_capability"):
-        runtime("trt", 1).build(sources["static"], tmp_path / "x.engine")
+        runtime("trt").build(sources["static"], tmp_path / "x.engine")
 
 
 @no_gpu
 def test_without_gpu_the_needed_one_is_named(
     sources: dict[str, Source], build: Build, tmp_path: Path
 ) -> None:
-    exporter = runtime("trt", 1, compute_capability="8.6")
+    exporter = runtime("trt", EngineOptions(compute_capability="8.6"))
     needed = "needs an NVIDIA GPU of compute capability 8.6; there is none here"
     assert exporter.obstacle() == f"running it {needed}"
-    assert runtime("trt", 1).obstacle() == "running it needs an NVIDIA GPU; there is none here"
+    assert runtime("trt").obstacle() == "running it needs an NVIDIA GPU; there is none here"
     assert exporter.environment()["gpu"] == "none"
     path = tmp_path / "good.engine"
     path.write_bytes(build(sources["static"])[0])
@@ -219,8 +222,8 @@ def test_only_the_gpu_that_was_asked_for_will_do(monkeypatch: pytest.MonkeyPatch
     assert gpu_of("12.0") == here[1]
     assert gpu_of(None) == here[0]
     assert gpu_of("8.9") is None
-    assert runtime("trt", 1, compute_capability="8.6").obstacle() == ""
-    assert "8.9" in runtime("trt", 1, compute_capability="8.9").obstacle()
+    assert runtime("trt", EngineOptions(compute_capability="8.6")).obstacle() == ""
+    assert "8.9" in runtime("trt", EngineOptions(compute_capability="8.9")).obstacle()
 
 
 @pytest.mark.parametrize(
@@ -243,4 +246,4 @@ def test_a_damaged_engine_is_refused_before_tensorrt_reads_it(
     path = tmp_path / "damaged.engine"
     path.write_bytes(damage(build(sources["static"])[0]))
     with pytest.raises(DeviceError, match=rf"damaged\.engine .*{message}"):
-        runtime("trt", 1, compute_capability="8.6").open(path)
+        runtime("trt", EngineOptions(compute_capability="8.6")).open(path)

@@ -14,6 +14,7 @@ from torch import nn
 from exporters.base import Source
 from exporters.engines.ort import Ort
 from exporters.worker import MEMORY_CALLS, EngineFile, Job, LatencyJob, MemoryJob
+from profiles.device import EngineOptions
 from profiles.measurement import LatencyRun, MemoryRun
 
 WORKER = ("-P", "-m", "exporters.worker")
@@ -43,17 +44,16 @@ def work(
 
 
 def ort(engine: Path) -> EngineFile:
-    return EngineFile(runtime="ort", path=str(engine))
+    return EngineFile(runtime="ort", options=EngineOptions(), path=str(engine))
 
 
 def weigh(engine: Path) -> Job:
-    return Job(memory=MemoryJob(threads=1, engine=ort(engine)))
+    return Job(memory=MemoryJob(engine=ort(engine)))
 
 
 def clock(engine: Path) -> Job:
     names = ("shipped", "dense", "control")
     job = LatencyJob(
-        threads=1,
         engines=dict.fromkeys(names, ort(engine)),
         seconds=0.02,
         least_samples=12,
@@ -96,7 +96,11 @@ def test_a_broken_engine_is_one_line_and_the_devices_exit_code(tmp_path: Path) -
 
 
 def test_an_unknown_runtime_is_a_mistake_of_the_user() -> None:
-    done = work(Job(memory=MemoryJob(threads=1, engine=EngineFile(runtime="tensor", path="e"))))
+    done = work(
+        Job(
+            memory=MemoryJob(engine=EngineFile(runtime="tensor", options=EngineOptions(), path="e"))
+        )
+    )
     assert (done.returncode, done.stdout) == (2, "")
     assert "none of the engines" in done.stderr
 

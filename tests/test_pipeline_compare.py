@@ -25,7 +25,8 @@ TOY = '''"""ONNX Runtime under another name, with an obstacle at fp16."""
 
 from typing import ClassVar
 
-from exporters.base import BuildFacts, Exporter, Precision, Source
+from exporters.base import BuildFacts, Exporter, Source
+from profiles.device import Precision
 from exporters.engines.ort import Ort as Inner
 from exporters.engines.ort import OrtSession
 

@@ -236,11 +236,11 @@ def test_a_pruned_networks_engine_answers_as_the_network(
     export = Export(dynamic_batch=dynamic)
     export.run(small, folder(tmp_path / "onnx"), tmp_path / "s1")
     model = export.load(small, tmp_path / "onnx", "onnx")
-    build = Build(engine="ort", threads=1)
+    build = Build(engine="ort")
     build.run(model, folder(tmp_path / "engine"), tmp_path / "s2")
     engine = build.load(model, tmp_path / "engine", "engine")
     images = np.stack([small.task.validation[i][0] for i in range(5)]).astype(np.float32)
-    session = runtime("ort", 1).open(engine.path)
+    session = runtime("ort").open(engine.path)
     feeds = [images] if dynamic else [images[i : i + 1] for i in range(5)]
     found = np.concatenate([call_one(session, feed) for feed in feeds])
     with torch.no_grad():
@@ -289,4 +289,4 @@ def test_an_engine_that_differs_from_its_model_is_not_built(
 
     monkeypatch.setattr(Ort, "build", swapped)
     with pytest.raises(StageError, match="building with ort changed the network"):
-        Build(engine="ort", threads=1).run(model, folder(tmp_path / "engine"), tmp_path / "s3")
+        Build(engine="ort").run(model, folder(tmp_path / "engine"), tmp_path / "s3")

@@ -20,7 +20,7 @@ def budget(folder: Path, text: str) -> Budget:
 def test_every_shipped_device_loads_and_names_a_runtime(name: str) -> None:
     device = load_device(name, Path("nowhere"))
     assert device.description
-    assert runtime(device.engine, device.threads).threads == device.threads
+    assert runtime(device.engine, device.options()).threads == device.threads
 
 
 def test_the_shipped_devices_are_the_documented_ones() -> None:

@@ -8,9 +8,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from exporters.base import Array, BuildFacts, Exporter, Precision, Source, TensorSpec
+from exporters.base import Array, BuildFacts, Exporter, Source, TensorSpec
 from exporters.foreign import faults
 from exporters.packed import pack, unpack
+from profiles.device import Precision
 from profiles.errors import DeviceError, MissingExtra, StageError
 from profiles.host import versions
 

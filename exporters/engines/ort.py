@@ -1,4 +1,6 @@
-"""ONNX Runtime on the CPU: the engine is the graph as ONNX Runtime optimised it for this host."""
+"""ONNX Runtime on the CPU: the engine is the graph as ONNX Runtime optimised it, for this host
+unless it is to be portable.
+"""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -6,18 +8,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from exporters.base import (
-    Array,
-    BuildFacts,
-    Exporter,
-    FloatArray,
-    Precision,
-    Source,
-    TensorSpec,
-    call_one,
-)
+from exporters.base import Array, BuildFacts, Exporter, FloatArray, Source, TensorSpec, call_one
 from exporters.foreign import faults
 from exporters.parity import Network
+from profiles.device import Precision
 from profiles.errors import DeviceError, MissingExtra, StageError
 from profiles.host import cpu_name, versions
 
@@ -60,7 +54,9 @@ class OrtSession:
 
 
 class Ort(Exporter):
-    """ONNX Runtime, CPU provider, all optimisations done at build time."""
+    """ONNX Runtime, CPU provider; what is optimised for one processor is so at build time, or for
+    a portable engine each time it is opened.
+    """
 
     suffix: ClassVar[str] = ".onnx"
     PRECISIONS: ClassVar[tuple[Precision, ...]] = ("fp32", "fp16", "int8")
@@ -73,7 +69,8 @@ class Ort(Exporter):
 
         style = Style(unsigned_activations=True, quantised_bias=True)
         model, remarks = at_precision(source, self.precision, style)
-        options = _options(self.threads, optimise=True)
+        level = Level.ORT_ENABLE_EXTENDED if self.portable else Level.ORT_ENABLE_ALL
+        options = _options(self.threads, level)
         options.optimized_model_filepath = str(engine)
         with faults(StageError, f"ONNX Runtime cannot build {source.model.name}"):
             raw = model.SerializeToString()
@@ -85,14 +82,16 @@ class Ort(Exporter):
         return BuildFacts(remarks=remarks)
 
     def open(self, engine: Path) -> OrtSession:
-        # The file is optimised already; doing it again costs load time and triples the peak.
+        # What is optimised already stays so: doing it again costs load time and triples the peak.
+        level = Level.ORT_ENABLE_ALL if self.portable else Level.ORT_DISABLE_ALL
         with faults(DeviceError, f"ONNX Runtime cannot load {engine.name}"):
-            options = _options(self.threads, optimise=False)
+            options = _options(self.threads, level)
             session = onnxruntime.InferenceSession(str(engine), options, providers=[PROVIDER])
         return OrtSession(session)
 
     def environment(self) -> dict[str, str]:
-        return {**versions(("onnxruntime",)), "cpu": cpu_name()}
+        found = versions(("onnxruntime",))
+        return found if self.portable else {**found, "cpu": cpu_name()}
 
 
 def plain_network(model: bytes) -> Network:
@@ -119,14 +118,14 @@ def plain_outputs(model: bytes) -> Callable[[FloatArray], dict[str, Array]]:
 
 def _plain(model: bytes) -> onnxruntime.InferenceSession:
     with faults(StageError, "ONNX Runtime cannot load the model"):
-        options = _options(1, optimise=False)
+        options = _options(1, Level.ORT_DISABLE_ALL)
         return onnxruntime.InferenceSession(model, options, providers=[PROVIDER])
 
 
-def _options(threads: int, optimise: bool) -> onnxruntime.SessionOptions:
+def _options(threads: int, level: onnxruntime.GraphOptimizationLevel) -> onnxruntime.SessionOptions:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.graph_optimization_level = Level.ORT_ENABLE_ALL if optimise else Level.ORT_DISABLE_ALL
+    options.graph_optimization_level = level
     options.log_severity_level = 3  # errors only: it warns that ALL is for this host, as asked
     return options

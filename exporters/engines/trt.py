@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from exporters.base import Array, BuildFacts, Exporter, Precision, Source, TensorSpec
+from exporters.base import Array, BuildFacts, Exporter, Source, TensorSpec
 from exporters.trt_library import Cuda, Memory, gpu_of, gpus, load_tensorrt
+from profiles.device import Precision
 from profiles.errors import DeviceError, StageError
 from profiles.host import versions
 

@@ -4,17 +4,18 @@ import logging
 from pathlib import Path
 
 import numpy as np
-from pydantic import PositiveInt
 
-from exporters.base import ComputeCapability, Exporter, Precision, Source, call_one, runtime
+from exporters.base import Exporter, Source, call_one, runtime
 from exporters.engines.ort import plain_network
 from exporters.opener import open_onnx
 from exporters.parity import Parity, compare, feeds_of, require
+from exporters.worker import EngineFile
 from pipeline.artifact import BuildReport, Engine, OnnxModel
 from pipeline.data import FloatArray, balanced_indices, batches
 from pipeline.stage import Stage
 from pipeline.store import write_json
 from pipeline.task import Task
+from profiles.device import EngineOptions
 
 log = logging.getLogger("slimgate")
 
@@ -26,9 +27,7 @@ class Build(Stage[OnnxModel, Engine]):
     """Build, and verify where the engine runs. It depends on this machine, and so does its key."""
 
     engine: str
-    threads: PositiveInt
-    precision: Precision = "fp32"
-    compute_capability: ComputeCapability | None = None
+    options: EngineOptions = EngineOptions()
 
     def environment(self) -> dict[str, str]:
         return self._exporter().environment()
@@ -49,7 +48,7 @@ class Build(Stage[OnnxModel, Engine]):
             log.info("  largest relative difference %.1e", parity.error)
         report = BuildReport(
             engine=self.engine,
-            precision=self.precision,
+            precision=self.options.precision,
             parity=parity,
             unverified=unverified,
             facts=facts,
@@ -59,8 +58,12 @@ class Build(Stage[OnnxModel, Engine]):
     def load(self, source: OnnxModel, out: Path, key: str) -> Engine:
         return Engine(key, out / f"engine{self._exporter().suffix}", source)
 
+    def file(self, engine: Engine) -> EngineFile:
+        """The engine this stage built, with what runs it."""
+        return EngineFile(runtime=self.engine, options=self.options, path=str(engine.path))
+
     def _exporter(self) -> Exporter:
-        return runtime(self.engine, self.threads, self.precision, self.compute_capability)
+        return runtime(self.engine, self.options)
 
     def _verified(self, exporter: Exporter, source: OnnxModel, path: Path) -> Parity:
         session = exporter.open(path)
@@ -69,7 +72,7 @@ class Build(Stage[OnnxModel, Engine]):
         # The store may be shared: what it holds is opened like any file of somebody else.
         reference = plain_network(open_onnx(source.model).SerializeToString())
         parity = compare(reference, lambda batch: call_one(session, batch), feeds)
-        return require(f"building with {self.engine}", parity, self.precision)
+        return require(f"building with {self.engine}", parity, self.options.precision)
 
 
 def calibration_inputs(task: Task) -> FloatArray:

@@ -29,7 +29,7 @@ import torchvision
 from common import Row, parse_options, report
 from torch import nn
 
-from exporters.base import FloatArray, Precision, Source, call_one
+from exporters.base import FloatArray, Source, call_one
 from exporters.engines.ort import Ort, plain_network
 from exporters.parity import Parity, compare, feeds_of, require
 from exporters.simplify import simplify
@@ -37,6 +37,7 @@ from exporters.to_onnx import METHODS, export_by
 from pipeline.data import Targets
 from pipeline.stages.export import RANDOM_INPUTS, REAL_INPUTS
 from pipeline.task import cross_entropy
+from profiles.device import Precision
 from profiles.errors import StageError
 
 sys.path.append(str(Path(__file__).parents[1]))

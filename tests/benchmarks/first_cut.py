@@ -121,7 +121,7 @@ def measured(flow: Flow, dense: Dense, engine: Engine) -> dict[str, Figure]:
     """Every figure of one engine beside the dense one."""
     scores = dense.scores
     if engine != dense.engine:
-        scores = score_engine(engine_file(engine.path, flow.device), flow.device, flow.dense.task)
+        scores = score_engine(engine_file(engine.path, flow.device), flow.dense.task)
     drop = paired_drop(dense.scores, scores)
     pair = EnginePair(*(engine_file(e.path, flow.device) for e in (dense.engine, engine)))
     return {
@@ -130,7 +130,7 @@ def measured(flow: Flow, dense: Dense, engine: Engine) -> dict[str, Figure]:
         "top1_drop": drop.measured,
         "drop_lower": drop.lower,
         "drop_upper": drop.upper,
-        **latency_figures(time_engines(pair, flow.device, flow.recipe.measure)),
+        **latency_figures(time_engines(pair, flow.recipe.measure)),
     }
 
 
@@ -140,7 +140,7 @@ def all_rows(options: Options, store: Store) -> Iterator[Row]:
     device = load_device(recipe.target.device, options.data)
     flow = load_flow(recipe, device, options.data, store)
     engine = flow.built_dense()
-    dense = Dense(engine, score_engine(engine_file(engine.path, device), device, flow.dense.task))
+    dense = Dense(engine, score_engine(engine_file(engine.path, device), flow.dense.task))
     yield {**heading(None, 0, 0), **measured(flow, dense, engine)}
     for seed in SEEDS if options.full else SEEDS[:1]:
         for name, criterion in criteria(seed).items():

@@ -38,7 +38,7 @@ from real import told
 from shapes import load, pruned
 from torch import Tensor, nn
 
-from exporters.base import Exporter, FloatArray, Precision, Source, call_one, runtime
+from exporters.base import Exporter, FloatArray, Source, call_one, runtime
 from exporters.engines.ort import plain_network
 from exporters.parity import Network, compare, feeds_of, require
 from exporters.simplify import simplify
@@ -51,6 +51,7 @@ from pipeline.recoveries.least_squares import LeastSquares
 from pipeline.stages.build import CALIBRATION
 from pipeline.stages.export import parity_inputs
 from pipeline.task import Task
+from profiles.device import EngineOptions
 from profiles.errors import MissingExtra, SlimgateError
 from profiles.measurement import MIB, CallTimes, cpu_ratio
 from profiles.plugins import plugin, plugin_names
@@ -121,7 +122,7 @@ def subjects(name: str, data: Path) -> Iterator[Subject]:
         yield Subject(name, width, network, feeds, calibration, task)
 
 
-def exporters() -> Iterator[tuple[str, Precision, Exporter]]:
+def exporters() -> Iterator[tuple[str, EngineOptions, Exporter]]:
     """Every runtime that runs here, at every precision it has."""
     for name in plugin_names("exporters.engines"):
         try:
@@ -130,11 +131,12 @@ def exporters() -> Iterator[tuple[str, Precision, Exporter]]:
             log.warning("%s: %s", name, missing)
             continue
         for precision in kind.PRECISIONS:
-            exporter = runtime(name, 1, precision)
+            options = EngineOptions(precision=precision)
+            exporter = runtime(name, options)
             if reason := exporter.obstacle():
                 log.warning("%s %s: %s", name, precision, reason)
             else:
-                yield name, precision, exporter
+                yield name, options, exporter
 
 
 def builds(subject: Subject, folder: Path) -> Iterator[Built]:
@@ -146,7 +148,8 @@ def builds(subject: Subject, folder: Path) -> Iterator[Built]:
     path.write_bytes(model)
     source = Source(path, subject.calibration, lambda: subject.network)
     reference = plain_network(model)
-    for name, precision, exporter in exporters():
+    for name, options, exporter in exporters():
+        precision = options.precision
         engine = path.with_name(f"{path.stem}-{name}-{precision}{exporter.suffix}")
         row: dict[str, Figure] = {
             **{"network": subject.name, "pruned": subject.width, "runtime": name},
@@ -163,7 +166,7 @@ def builds(subject: Subject, folder: Path) -> Iterator[Built]:
             require(name, found, precision)
             if subject.task:
                 row["top1"] = top1(subject.task, answers)
-            row["ok"], file = True, EngineFile(runtime=name, path=str(engine))
+            row["ok"], file = True, EngineFile(runtime=name, options=options, path=str(engine))
         except SlimgateError as error:
             row["reason"] = str(error).splitlines()[0]
         built = Built(row, file)
@@ -179,7 +182,6 @@ def timed(built: Sequence[Built], processes: int) -> list[Mapping[str, CallTimes
     for seed in range(processes):
         names = [str(n) for n in np.random.default_rng(seed).permutation(list(engines))]
         job = LatencyJob(
-            threads=1,
             engines={name: engines[name] for name in names},
             seconds=SECONDS,
             least_samples=30,

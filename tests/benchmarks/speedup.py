@@ -74,7 +74,7 @@ def all_rows(data: Path, folder: Path, device: DeviceProfile) -> Iterator[Row]:
             ratio = macs_of(network, inputs) / macs
             engine = engine_of(network, inputs, folder / f"{name}-{number}.onnx")
             pair = EnginePair(beside, engine_file(engine, device))
-            figures = latency_figures(time_engines(pair, device, Measure(seconds=4)))
+            figures = latency_figures(time_engines(pair, Measure(seconds=4)))
             latency = figures["latency_ratio"]
             assert isinstance(latency, float)
             yield {

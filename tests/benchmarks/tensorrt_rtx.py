@@ -29,9 +29,10 @@ from real import told
 from shapes import load, pruned
 from torch import nn
 
-from exporters.base import Precision, Source, runtime
+from exporters.base import Source, runtime
 from exporters.to_onnx import to_onnx
 from pipeline.pruning import Widths
+from profiles.device import EngineOptions, Precision
 from profiles.errors import StageError
 
 NETWORKS = ("resnet18", "resnet50", "mobilenet_v2", "efficientnet_b0")
@@ -60,7 +61,8 @@ class Case:
         )
         with TemporaryDirectory() as folder:
             engine = Path(folder) / "engine"
-            exporter = runtime("trt", 1, precision, compute_capability)
+            options = EngineOptions(precision=precision, compute_capability=compute_capability)
+            exporter = runtime("trt", options)
             start = time.perf_counter()
             try:
                 facts = exporter.build(self.source, engine)
