@@ -3,14 +3,24 @@
 from importlib import resources
 from pathlib import Path
 
+import pytest
+
 from pipeline.recipe import read_recipe
 from profiles.plugins import plugin_names
 
 
-def test_the_demo_recipe_is_resolved_with_its_devices_multiple() -> None:
-    with resources.as_file(resources.files("pipeline") / "example" / "recipe.toml") as path:
-        recipe, device = read_recipe(Path(path))
-    assert recipe.prune.multiple == recipe.prune.floor == device.channel_multiple == 8
+@pytest.mark.parametrize("left_out", [False, True])
+def test_the_demo_recipe_is_resolved_with_its_own_multiple_or_the_devices(
+    left_out: bool, tmp_path: Path
+) -> None:
+    text = (resources.files("pipeline") / "example" / "recipe.toml").read_text()
+    lines = [line for line in text.splitlines() if not (left_out and "multiple" in line)]
+    (tmp_path / "recipe.toml").write_text("\n".join(lines))
+    recipe, device = read_recipe(tmp_path / "recipe.toml")
+    assert (
+        recipe.prune.multiple == recipe.prune.floor == (device.channel_multiple if left_out else 8)
+    )
+    assert device.channel_multiple == 16
     assert recipe.finetune is not None
 
 
