@@ -1,7 +1,7 @@
 """ONNX -> leaner ONNX, checked before and after, and proven to be the same network."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import onnx
 
@@ -10,6 +10,9 @@ from exporters.engines.ort import plain_network
 from exporters.parity import Parity, compare, require
 from exporters.to_onnx import cleaned
 from profiles.errors import StageError
+
+LARGEST = 1 << 30
+"""Bytes of a model: near the 2 GiB that protobuf holds, onnxsim ends the process."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,8 @@ def simplify(model: onnx.ModelProto, feeds: list[FloatArray]) -> Simplified:
         raise StageError(f"simplifying failed: {error}") from error
     reference = plain_network(model.SerializeToString())
     best = Simplified(model, "none", compare(reference, reference, feeds), ())
+    if model.ByteSize() > LARGEST:
+        return replace(best, refused=(f"simplifiers crash above {LARGEST >> 20} MiB",))
     refused: list[str] = []
     for method, simplifier in SIMPLIFIERS.items():
         copy = onnx.ModelProto()

@@ -8,8 +8,9 @@ traced as a whole, such as one that shuffles channels, is traced in parts.
 import copy
 import math
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
     import torch_pruning
 
 ROOTS = (*CONVOLUTIONS, *TRANSPOSED, nn.Linear)
+IndexMapping = Callable[[Sequence[object]], Sequence[object]]
+MOST_INDICES = 200_000
+"""Of values of one layer that are followed into the next; VGG's first linear layer has 25,088."""
 TOLERANCE = 1e-4
 """Largest difference between removed and masked, relative to the largest output."""
 
@@ -223,10 +227,31 @@ def _coupled(
                 output_transform=lambda output: [output, *ends],
                 verbose=False,
             )
+            for node in graph.module2node.values():
+                for dependency in node.dependencies:
+                    dependency.index_mapping = _Bounded(dependency.index_mapping)
             return list(graph.get_all_groups(root_module_types=ROOTS))
     finally:
         for handle in handles:
             handle.remove()
+
+
+class _Bounded(list["IndexMapping | None"]):
+    """Torch-Pruning's maps of indices from layer to layer, stopped before they fill the memory.
+
+    Where windows are cut out of a picture and put back, as in Swin, it maps round and round, and
+    each round has many times the indices of the one before.
+    """
+
+    def __iter__(self) -> "Iterator[IndexMapping | None]":
+        for mapping in super().__iter__():
+            yield mapping and partial(_mapped, mapping)
+
+
+def _mapped(mapping: "IndexMapping", indices: Sequence[object]) -> Sequence[object]:
+    if len(indices) * getattr(mapping, "_stride", 1) > MOST_INDICES:
+        raise StageError("its channels cannot be followed through its reshapes")
+    return mapping(indices)
 
 
 def _coupled_in_parts(

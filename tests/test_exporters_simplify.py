@@ -52,6 +52,15 @@ def test_a_lean_graph_stays_as_it_is() -> None:
     assert [one.op_type for one in found.model.graph.node] == ["Gemm"]
 
 
+def test_a_model_that_simplifiers_cannot_hold_stays_as_it_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("exporters.simplify.LARGEST", 50)
+    found = simplify(wordy(), feeds(1, 4))
+    assert (found.method, found.model) == ("none", wordy())
+    assert "simplifiers crash above" in found.refused[0]
+
+
 @pytest.mark.parametrize("method", SIMPLIFIERS)
 def test_the_leaner_of_two_results_is_kept_and_one_alone_will_do(
     method: str, monkeypatch: pytest.MonkeyPatch

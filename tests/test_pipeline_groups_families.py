@@ -6,7 +6,7 @@ import torch
 from networks import trained
 from torch import Tensor, nn
 from torch.nn import functional
-from torchvision.models import ShuffleNetV2
+from torchvision.models import ShuffleNetV2, SwinTransformer
 
 from pipeline.groups import fault, find_groups, make_plan
 from profiles.errors import StageError
@@ -94,3 +94,12 @@ def test_a_network_with_nothing_that_can_be_traced_says_why() -> None:
 
     with pytest.raises(StageError, match="cannot be traced: no gradients here"):
         find_groups(trained(Opaque), EXAMPLE)
+
+
+def test_a_network_that_cuts_windows_out_and_puts_them_back_is_followed_to_an_end() -> None:
+    torch.manual_seed(0)
+    swin = SwinTransformer([4, 4], 24, [2, 1], [2, 3], [4, 4], num_classes=7).eval()
+    found = find_groups(swin, EXAMPLE)
+    blocks = ("1.0", "1.1", "3.0")
+    assert [group.name for group in found.groups] == [f"features.{b}.mlp.0" for b in blocks]
+    assert "head" in found.refused
