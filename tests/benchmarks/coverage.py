@@ -13,7 +13,8 @@ bytes, seconds.
   network runs at MACs within .05 of those asked for and some exporter's ONNX answers alike
 
 Each row is a process of its own: one that crashes, hangs or takes too much memory ends as a row.
-All take over an hour. `--full` gives each of them twice the time.
+All take over an hour. With `--cache` a run goes on after the rows of one that was killed. `--full`
+gives each row twice the time.
 """
 
 import json
@@ -236,10 +237,15 @@ def row_of(name: str, peer: str | None, timeout: float) -> Row:
     }
 
 
-def all_rows(timeout: float) -> Iterator[Row]:
+def all_rows(timeout: float, folder: Path) -> Iterator[Row]:
+    """Those in `folder` as they are, the others made anew and put there."""
     for name in models():
         for peer in (None, PEER):
-            yield row_of(name, peer, timeout)
+            kept = folder / f"{name}-{peer or 'slimgate'}.json"
+            if not kept.exists():
+                kept.write_text(json.dumps(row_of(name, peer, timeout)))
+            row: dict[str, Figure] = json.loads(kept.read_text())
+            yield row
 
 
 def main() -> None:
@@ -247,7 +253,9 @@ def main() -> None:
         child(sys.argv[2], "--peer" in sys.argv)
         return
     options = parse_options(__doc__)
-    report(list(told(all_rows(TIMEOUT * (1 + options.full)))), {}, options)
+    with options.folder() as folder:
+        rows = list(told(all_rows(TIMEOUT * (1 + options.full), folder)))
+    report(rows, {}, options)
 
 
 if __name__ == "__main__":
