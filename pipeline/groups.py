@@ -249,7 +249,8 @@ class _Bounded(list["IndexMapping | None"]):
 
 
 def _mapped(mapping: "IndexMapping", indices: Sequence[object]) -> Sequence[object]:
-    if len(indices) * getattr(mapping, "_stride", 1) > MOST_INDICES:
+    stride = 1 if getattr(mapping, "reverse", False) else getattr(mapping, "_stride", 1)
+    if len(indices) * stride > MOST_INDICES:
         raise StageError("its channels cannot be followed through its reshapes")
     return mapping(indices)
 
