@@ -4,10 +4,9 @@ Started as `python -P -m exporters.worker`; needs numpy and the runtime, never t
 """
 
 import json
-import os
-import random
 import sys
-from dataclasses import asdict
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -15,14 +14,10 @@ import numpy as np
 from pydantic import PositiveFloat, PositiveInt, model_validator
 
 from exporters.base import Array, Session, runtime
+from profiles import fresh
 from profiles.device import EngineOptions
 from profiles.errors import SlimgateError
-from profiles.latency import Call, interleave, warm_up
-from profiles.memory import reset_peak, resident
 from profiles.spec import Spec
-
-WARM_UP_LIMIT_S = 20.0
-MEMORY_CALLS = 5
 
 
 class EngineFile(Spec):
@@ -40,62 +35,59 @@ class LatencyJob(Spec):
     """Time engines interleaved, by name; two names may share a file."""
 
     engines: dict[str, EngineFile]
+    batch: PositiveInt
     seconds: PositiveFloat
     least_samples: PositiveInt
+    frame_interval_ms: PositiveFloat | None
     seed: int
 
 
-class MemoryJob(Spec):
-    """Weigh one engine."""
+class StartJob(Spec):
+    """Load one engine, and weigh it."""
 
     engine: EngineFile
+    batch: PositiveInt
 
 
 class Job(Spec):
     """Exactly one of the two."""
 
     latency: LatencyJob | None = None
-    memory: MemoryJob | None = None
+    start: StartJob | None = None
 
     @model_validator(mode="after")
     def _is_one(self) -> Self:
-        if (self.latency is None) == (self.memory is None):
-            raise ValueError("a job is either latency or memory")
+        if (self.latency is None) == (self.start is None):
+            raise ValueError("a job is either latency or start")
         return self
+
+    def engines(self) -> dict[str, EngineFile]:
+        """The engines it needs, by name."""
+        if self.latency:
+            return self.latency.engines
+        return {"engine": self.start.engine} if self.start else {}
 
 
 def latency(job: LatencyJob) -> dict[str, object]:
-    """Samples of each engine by name, whether the warm-up settled, the load average."""
-    calls = [_call(engine.opened()) for engine in job.engines.values()]
-    warm = [warm_up(call, WARM_UP_LIMIT_S) for call in calls]
-    timed = interleave(calls, job.seconds, job.least_samples, random.Random(job.seed))
-    samples = {name: asdict(times) for name, times in zip(job.engines, timed, strict=True)}
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
-    return {**samples, "warm": all(warm), "load_1min": load}
+    """As `profiles.fresh.time_engines`."""
+    loads = {name: partial(_loaded, engine, job.batch) for name, engine in job.engines.items()}
+    return fresh.time_engines(
+        loads, job.seconds, job.least_samples, job.seed, job.frame_interval_ms
+    )
 
 
-def memory(job: MemoryJob) -> dict[str, object]:
-    """Resident memory before loading, at its peak, and after a few calls, MiB."""
-    runtime(job.engine.runtime, job.engine.options)  # the library's own memory is no engine's
-    reset_peak()
-    baseline = resident()
-    call = _call(job.engine.opened())
-    for _ in range(MEMORY_CALLS):
-        call()
-    after = resident()
-    return {
-        "baseline_mib": baseline.now_mib,
-        "peak_mib": after.peak_mib,
-        "steady_mib": after.now_mib,
-        "method": after.method,
-    }
+def start(job: StartJob) -> dict[str, object]:
+    """As `profiles.fresh.start_engine`."""
+    runtime(job.engine.runtime, job.engine.options)  # imports the library
+    return fresh.start_engine(partial(_loaded, job.engine, job.batch))
 
 
-def _call(session: Session) -> Call:
-    """One run on fixed random input: a batch of one where the batch is free."""
+def _loaded(engine: EngineFile, batch: int) -> Callable[[], object]:
+    """One run on fixed random input, of `batch` samples where the engine leaves that open."""
+    session = engine.opened()
     generator = np.random.default_rng(0)
     feed: dict[str, Array] = {
-        spec.name: generator.standard_normal([d or 1 for d in spec.shape]).astype(spec.dtype)
+        spec.name: generator.standard_normal([d or batch for d in spec.shape]).astype(spec.dtype)
         for spec in session.inputs
     }
     return lambda: session.run(feed)
@@ -104,7 +96,7 @@ def _call(session: Session) -> Call:
 def main() -> int:
     job = Job.model_validate_json(sys.stdin.read())
     try:
-        result = latency(job.latency) if job.latency else memory(job.memory) if job.memory else {}
+        result = latency(job.latency) if job.latency else start(job.start) if job.start else {}
     except SlimgateError as error:
         print(error, file=sys.stderr)
         return error.exit_code

@@ -5,6 +5,7 @@ import math
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -21,71 +22,95 @@ from pipeline.store import (
     write_json,
     write_manifest,
 )
-from profiles.device import Budget, DeviceProfile
+from profiles.device import Budget, DeviceProfile, Ssh
 from profiles.errors import ConfigError, IntegrityError
-from profiles.gate import Verdict, judge
+from profiles.gate import Outcome, Verdict, judge, worst
 from profiles.measurement import Measurement, figures
-from profiles.spec import Spec, explain, read_spec
+from profiles.spec import FileName, Spec, explain, read_spec
+from profiles.waiver import Waiver
 
-SCHEMA_VERSION = 1
-
-
-FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-"""A file right inside the bundle: nothing outside is covered by its manifest."""
+SCHEMA_VERSION = 2
 
 
 class Terms(Spec):
-    """What the engine was built for, and what it may cost there."""
+    """What an engine was built for, and what it may cost there."""
 
-    schema_version: Literal[1] = 1
     device_name: str
     device: DeviceProfile
+    ssh: Ssh | None
+    """Where it was measured; on the machine that made the bundle where there is none."""
     budget: Budget
     engine: FileName
     """The engine that would ship, a file of the bundle."""
     dense: FileName
     """The dense network's engine, the baseline of every ratio."""
+    measurement: FileName
+
+
+class AllTerms(Spec):
+    """Those of every target."""
+
+    schema_version: Literal[2] = 2
+    targets: Annotated[tuple[Terms, ...], Field(min_length=1)]
 
 
 @dataclass(frozen=True)
 class Judged:
-    """A bundle's evidence and the verdict on it."""
+    """The evidence on one target, and the verdict on it."""
 
     terms: Terms
-    pruned: PruneReport
     measurement: Measurement
     verdict: Verdict
 
     def dense(self) -> dict[str, float]:
         """The dense network's figures."""
-        runs = self.measurement.latency
-        return figures(self.measurement.dense, [run.dense for run in runs])
+        calls = [run.dense for run in self.measurement.latency]
+        return figures(self.measurement.dense, calls, self.measurement.batch)
 
     def shipped(self) -> dict[str, float]:
         """The figures of the engine that would ship."""
-        runs = self.measurement.latency
-        return figures(self.measurement.shipped, [run.shipped for run in runs])
+        calls = [run.shipped for run in self.measurement.latency]
+        return figures(self.measurement.shipped, calls, self.measurement.batch)
 
 
-def judge_bundle(folder: Path) -> Judged:
-    """Judge a bundle anew from its raw samples alone.
+@dataclass(frozen=True)
+class Release:
+    """All targets of a bundle, judged."""
+
+    pruned: PruneReport
+    targets: tuple[Judged, ...]
+
+    @property
+    def status(self) -> Outcome:
+        """The worst of them decides."""
+        return worst([target.verdict.status for target in self.targets])
+
+
+def judge_bundle(folder: Path, waivers: Sequence[Waiver] = (), today: date = date.max) -> Release:
+    """Judge a bundle anew from its raw samples alone; waivers valid `today` raise limits.
 
     Raises IntegrityError when any file differs from the manifest, ConfigError when the folder
     is no bundle.
     """
     check_bundle(folder)
-    terms = read_spec(folder / "target.json", Terms)
-    pruned = read_spec(folder / "prune.json", PruneReport)
-    measurement = read_measurement(folder / "measurement.json")
-    return judged(terms, pruned, measurement, file_digest(folder / terms.engine))
+    found = []
+    for terms in read_spec(folder / "targets.json", AllTerms).targets:
+        measurement = read_measurement(folder / terms.measurement)
+        found.append(judged(terms, measurement, folder / terms.engine, waivers, today))
+    return Release(read_spec(folder / "prune.json", PruneReport), tuple(found))
 
 
 def judged(
-    terms: Terms, pruned: PruneReport, measurement: Measurement, engine_sha256: str
+    terms: Terms,
+    measurement: Measurement,
+    engine: Path,
+    waivers: Sequence[Waiver] = (),
+    today: date = date.max,
 ) -> Judged:
-    """The verdict on a measurement under a bundle's terms."""
-    verdict = judge(measurement, terms.budget, terms.device_name, terms.device, engine_sha256)
-    return Judged(terms, pruned, measurement, verdict)
+    """The verdict on a measurement of the file `engine` under a target's terms."""
+    name, digest = terms.device_name, file_digest(engine)
+    verdict = judge(measurement, terms.budget, name, terms.device, digest, waivers, today)
+    return Judged(terms, measurement, verdict)
 
 
 def check_bundle(folder: Path) -> None:
@@ -111,12 +136,16 @@ def read_measurement(path: Path) -> Measurement:
 
 
 def write_bundle(
-    folder: Path, files: Mapping[str, Path], texts: Mapping[str, Spec], found: Judged, report: str
+    folder: Path,
+    files: Mapping[str, Path],
+    specs: Mapping[str, Spec],
+    found: Release,
+    pages: Mapping[str, str],
 ) -> None:
     """Write a bundle beside `folder` and rename it into place, over an older bundle only.
 
-    `files` are copied under their names, `texts` written as JSON. One writer at a time: what
-    a killed one left beside the folder is removed.
+    `files` are copied under their names, `specs` written as JSON, `pages` as they are. One writer
+    at a time: what a killed one left beside the folder is removed.
     """
     if folder.exists() and not (folder / MANIFEST).is_file():
         raise ConfigError(f"{folder}: exists and is not a bundle; choose another --out")
@@ -128,13 +157,16 @@ def write_bundle(
         try:
             for name, path in files.items():
                 shutil.copyfile(path, work / name)
-            for name, spec in texts.items():
+            for name, spec in specs.items():
                 write_json(work / name, spec)
-            write_json(work / "target.json", found.terms)
+            terms = tuple(target.terms for target in found.targets)
+            write_json(work / "targets.json", AllTerms(targets=terms))
             write_json(work / "prune.json", found.pruned)
-            write_json(work / "measurement.json", found.measurement)
+            for target in found.targets:
+                write_json(work / target.terms.measurement, target.measurement)
             (work / "verdict.json").write_text(verdict_json(found, [], None) + "\n")
-            (work / "report.md").write_text(report)
+            for name, page in pages.items():
+                (work / name).write_text(page, encoding="utf-8")
             write_manifest(work, 0.0)
             if folder.exists():
                 shutil.rmtree(old, ignore_errors=True)
@@ -145,21 +177,29 @@ def write_bundle(
             shutil.rmtree(old, ignore_errors=True)
 
 
-def verdict_json(found: Judged, stages: Sequence[StageRecord], bundle: Path | None) -> str:
+def verdict_json(found: Release, stages: Sequence[StageRecord], bundle: Path | None) -> str:
     """One versioned object; a figure that is not finite is null."""
     value = {
         "schema_version": SCHEMA_VERSION,
-        "verdict": found.verdict.status,
-        "checks": [
-            {name: _finite(field) for name, field in asdict(check).items()}
-            for check in found.verdict.checks
-        ],
-        "dense": {name: _finite(figure) for name, figure in found.dense().items()},
-        "shipped": {name: _finite(figure) for name, figure in found.shipped().items()},
+        "verdict": found.status,
+        "targets": [_target_json(target) for target in found.targets],
         "stages": [asdict(record) for record in stages],
         "bundle": None if bundle is None else str(bundle),
     }
     return json.dumps(value, indent=1, allow_nan=False)
+
+
+def _target_json(target: Judged) -> dict[str, object]:
+    return {
+        "device": target.terms.device_name,
+        "verdict": target.verdict.status,
+        "checks": [
+            {name: _finite(field) for name, field in asdict(check).items()}
+            for check in target.verdict.checks
+        ],
+        "dense": {name: _finite(figure) for name, figure in target.dense().items()},
+        "shipped": {name: _finite(figure) for name, figure in target.shipped().items()},
+    }
 
 
 def _finite(value: object) -> object:

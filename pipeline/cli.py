@@ -17,7 +17,7 @@ from profiles.errors import ConfigError, SlimgateError
 
 if TYPE_CHECKING:
     from pipeline.artifact import Checkpoint
-    from pipeline.bundle import Judged
+    from pipeline.bundle import Release
     from pipeline.flow import Flow
     from pipeline.store import Runner, Store
 
@@ -85,8 +85,9 @@ def plan(recipe: RecipePath, cache: CacheDir = None, as_json: Json = False) -> N
 
     planned = Plan(_store(cache))
     flow = _flow(recipe, planned)
-    flow.built_dense()
-    flow.built()
+    for aim in flow.aims:
+        flow.built_dense(aim)
+        flow.built(aim)
     if as_json:
         rows = [{"name": r.name, "key": r.key, "cached": r.cached} for r in planned.rows]
         _print(json.dumps({"schema_version": 1, "stages": rows}, indent=1))
@@ -132,8 +133,11 @@ def build(
     if engines is not None:
         _compare(recipe, engines, out, cache, as_json)
         return
-    engine = _flow(recipe, _store(cache)).built()
-    _copy({engine.path.name: engine.path}, out)
+    flow = _flow(recipe, _store(cache))
+    for aim in flow.aims:
+        path = flow.built(aim).path
+        prefix = "" if len(flow.aims) == 1 else f"{aim.name}-"
+        _copy({prefix + path.name: path}, out)
 
 
 @app.command()
@@ -146,11 +150,41 @@ def measure(bundle: BundlePath, as_json: Json = False) -> None:
 
 
 @app.command()
-def gate(bundle: BundlePath, as_json: Json = False) -> None:
+def gate(
+    bundle: BundlePath,
+    last: Annotated[
+        Path | None, typer.Option("--against", help="The last released bundle: nothing got worse?")
+    ] = None,
+    tolerance: Annotated[
+        float, typer.Option(help="The part by which a figure may be over that of --against.")
+    ] = 0.02,
+    top1_drop: Annotated[
+        float, typer.Option(help="What the metric may lose beside that of --against.")
+    ] = 0.01,
+    waiver: Annotated[
+        Path | None, typer.Option("--accept-waiver", help="Limits that somebody answers for.")
+    ] = None,
+    junit: Annotated[Path | None, typer.Option(help="Also write JUnit XML here.")] = None,
+    markdown: Annotated[Path | None, typer.Option(help="Also write a summary here.")] = None,
+    as_json: Json = False,
+) -> None:
     """Judge a bundle anew from its raw samples. Needs no torch and no runtime."""
-    from pipeline.bundle import judge_bundle
+    from datetime import UTC, datetime
 
-    _verdict(judge_bundle(bundle), bundle, as_json, None)
+    from pipeline.against import against
+    from pipeline.bundle import judge_bundle
+    from pipeline.junit import junit as junit_xml
+    from pipeline.report import summary
+    from profiles.waiver import read_waivers
+
+    waivers = read_waivers(waiver) if waiver else ()
+    found = judge_bundle(bundle, waivers, datetime.now(UTC).date())
+    if last:
+        found = against(found, judge_bundle(last), tolerance, top1_drop)
+    for path, page in ((junit, junit_xml(found)), (markdown, summary(found) + "\n")):
+        if path:
+            _write_text(path, page)
+    _verdict(found, bundle, as_json, None)
 
 
 @app.command("list")
@@ -263,7 +297,14 @@ def _compare(recipe: Path, names: str, out: Path, cache: Path | None, as_json: b
         raise typer.Exit(6)
 
 
-def _verdict(found: "Judged", bundle: Path, as_json: bool, store: "Store | None") -> None:
+def _write_text(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path}: not written ({error.strerror})") from error
+
+
+def _verdict(found: "Release", bundle: Path, as_json: bool, store: "Store | None") -> None:
     """Print the verdict and leave with its exit code."""
     from pipeline.bundle import verdict_json
     from pipeline.report import text
@@ -273,7 +314,7 @@ def _verdict(found: "Judged", bundle: Path, as_json: bool, store: "Store | None"
         _print(verdict_json(found, store.records if store else [], bundle))
     else:
         _print(f"{text(found)}\nbundle: {bundle}")
-    raise typer.Exit(EXIT_CODES[found.verdict.status])
+    raise typer.Exit(EXIT_CODES[found.status])
 
 
 def _checkpoint(

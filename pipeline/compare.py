@@ -12,13 +12,14 @@ import numpy as np
 from exporters.base import Exporter
 from exporters.worker import EngineFile
 from pipeline.flow import Flow
-from pipeline.measure import EnginePair, score_engine, time_engines
+from pipeline.measure import EnginePair, score_engine, time_engines, timing_of
+from pipeline.place import Here
 from pipeline.report import aligned
 from pipeline.stages.build import Build
 from profiles.device import Precision
 from profiles.errors import ConfigError, MissingExtra, SlimgateError
-from profiles.gate import MAX_CONTROL_ERROR
-from profiles.measurement import MIB, cpu_ratio
+from profiles.gate import MAX_CONTROL_ERROR, control_error
+from profiles.measurement import MIB, time_ratio
 from profiles.plugins import plugin, plugin_names
 from profiles.statistics import Interval
 
@@ -44,8 +45,8 @@ class Compared:
     top1_agreement: float | None = None
     score: float | None = None
     """The mean of the task's metric, from this very engine."""
-    cpu_ratio: Interval | None = None
-    """CPU time / that of the reference, with bounds over the processes."""
+    time_ratio: Interval | None = None
+    """Time / that of the reference, by the device's clock, with bounds over the processes."""
     control_error: float | None = None
     """How far the reference was from itself in the same session."""
 
@@ -83,12 +84,12 @@ def _compared(flow: Flow, name: str, precision: Precision, beside: EngineFile) -
         if report.parity is None:
             return Compared(name, precision, "unverified", report.unverified, engine.path, size)
         file = build.file(engine)
-        scores = score_engine(file, flow.dense.task)
-        runs = time_engines(EnginePair(beside, file), flow.recipe.measure)
+        scores = score_engine(Here(), file, flow.dense.task).values
+        timing = timing_of(flow.aims[0].device, flow.aims[0].budget, flow.recipe.measure)
+        runs = time_engines(Here(), EnginePair(beside, file), timing)
     except SlimgateError as error:
         return Compared(name, precision, "refused", str(error).splitlines()[0])
-    dense = [run.dense for run in runs]
-    control = abs(cpu_ratio([run.control for run in runs], dense).measured - 1)
+    control = control_error(runs, timing.clock)
     return Compared(
         name,
         precision,
@@ -99,19 +100,19 @@ def _compared(flow: Flow, name: str, precision: Precision, beside: EngineFile) -
         report.parity.error,
         report.parity.top1_agreement,
         float(np.mean(scores)),
-        cpu_ratio([run.shipped for run in runs], dense),
+        time_ratio([r.shipped for r in runs], [r.dense for r in runs], timing.clock),
         control,
     )
 
 
 def _build(flow: Flow, name: str, precision: Precision) -> Build:
-    options = flow.device.options().model_copy(update={"precision": precision})
+    options = flow.aims[0].device.options().model_copy(update={"precision": precision})
     return Build(engine=name, options=options)
 
 
 def table(rows: Sequence[Compared]) -> str:
     """One line an engine, the fastest verified first."""
-    head = ("engine", "precision", "", "MiB", "error", "same top-1", "score", "CPU time", "")
+    head = ("engine", "precision", "", "MiB", "error", "same top-1", "score", "time", "")
     return aligned([head, *(_cells(row) for row in sorted(rows, key=_rank))])
 
 
@@ -120,18 +121,18 @@ def comparison_json(rows: Sequence[Compared]) -> str:
     found = []
     for row in rows:
         values = {name: value for name, value in asdict(row).items() if name != "path"}
-        if row.cpu_ratio and not math.isfinite(row.cpu_ratio.upper - row.cpu_ratio.lower):
-            values["cpu_ratio"] = None
+        if row.time_ratio and not math.isfinite(row.time_ratio.upper - row.time_ratio.lower):
+            values["time_ratio"] = None
         found.append(values)
     return json.dumps({"schema_version": 1, "engines": found}, indent=1, allow_nan=False)
 
 
 def _rank(row: Compared) -> tuple[float, str, str]:
-    return row.cpu_ratio.measured if row.cpu_ratio else math.inf, row.engine, row.precision
+    return row.time_ratio.measured if row.time_ratio else math.inf, row.engine, row.precision
 
 
 def _cells(row: Compared) -> tuple[str, ...]:
-    ratio = row.cpu_ratio
+    ratio = row.time_ratio
     return (
         row.engine,
         row.precision,

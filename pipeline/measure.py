@@ -1,9 +1,9 @@
-"""Gather evidence on two engines: scores here, time and memory each in fresh processes."""
+"""Gather evidence on two engines: scores, times and memory, the last two in fresh processes."""
 
+import hashlib
 import logging
 import random
-import subprocess
-import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -11,21 +11,21 @@ from typing import TypeVar
 import numpy as np
 from pydantic import Field, PositiveFloat, PositiveInt, ValidationError
 
-from exporters.base import call_one
-from exporters.worker import EngineFile, Job, LatencyJob, MemoryJob
-from pipeline.data import batches, check_labels
+from exporters.base import FloatArray
+from exporters.worker import EngineFile, Job, LatencyJob, StartJob
+from pipeline.data import Targets, batches, check_labels
+from pipeline.place import Place
 from pipeline.task import Task, user_code
-from profiles.device import DeviceProfile
+from profiles.device import Budget, DeviceProfile
 from profiles.errors import DeviceError, StageError
-from profiles.gate import MAX_CONTROL_ERROR, MIN_MEMORY_RUNS, MIN_PROCESSES, MIN_SAMPLES
-from profiles.measurement import LatencyRun, MemoryRun, cpu_ratio
+from profiles.gate import MAX_CONTROL_ERROR, MIN_PROCESSES, MIN_SAMPLES, MIN_STARTS, control_error
+from profiles.measurement import Clock, LatencyRun, StartRun
 from profiles.spec import Spec
 
 log = logging.getLogger("slimgate")
 
 T = TypeVar("T", bound=Spec)
 
-TIMEOUT_S = 900
 SESSIONS = 3
 """How often a session whose control is off is repeated before it is reported as it is."""
 EVALUATION_BATCH = 64
@@ -34,10 +34,14 @@ EVALUATION_BATCH = 64
 class Measure(Spec):
     """How much evidence to gather."""
 
-    processes: PositiveInt = Field(default=MIN_PROCESSES, ge=MIN_PROCESSES)
+    processes: PositiveInt = Field(default=8, ge=MIN_PROCESSES)
+    """Of 5 to 7 the slowest bounds the median, from 8 on the slowest but one."""
     seconds: PositiveFloat = 2.0
     """Timed seconds in each process, shared by the engines it compares."""
-    memory_processes: PositiveInt = Field(default=MIN_MEMORY_RUNS, ge=MIN_MEMORY_RUNS)
+    starts: PositiveInt = Field(default=MIN_PROCESSES, ge=MIN_STARTS)
+    """Fresh processes that load each engine, for memory and the first inference."""
+    frame_interval_ms: PositiveFloat | None = None
+    """Also calls the engine at this pace, as a camera would."""
 
 
 @dataclass(frozen=True)
@@ -48,80 +52,113 @@ class EnginePair:
     shipped: EngineFile
 
 
+@dataclass(frozen=True)
+class Timing:
+    """How a pair is timed."""
+
+    settings: Measure
+    batch: int
+    clock: Clock
+    least_calls: int
+    """In each process."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The task's metric for every validation sample."""
+
+    values: tuple[float, ...]
+    samples_sha256: str
+    """Of the samples' inputs, in order."""
+
+
+def timing_of(device: DeviceProfile, budget: Budget, settings: Measure) -> Timing:
+    """As the device runs it, with as many calls as the budget's percentiles need."""
+    limits = budget.limits()
+    tail = MIN_SAMPLES[99 if {"latency_p99_ms", "frame_p99_ms"} & set(limits) else 95]
+    least = -(-tail // settings.processes)
+    if "latency_p95_ratio" in limits:  # whose percentiles are of single processes
+        least = max(least, MIN_SAMPLES[95])
+    return Timing(settings, device.batch, device.clock, least)
+
+
 def engine_file(path: Path, device: DeviceProfile) -> EngineFile:
     """An engine for the device's own runtime."""
     return EngineFile(runtime=device.engine, options=device.options(), path=str(path))
 
 
-def time_engines(engines: EnginePair, settings: Measure) -> tuple[LatencyRun, ...]:
+def time_engines(place: Place, engines: EnginePair, timing: Timing) -> tuple[LatencyRun, ...]:
     """Raw times of both engines, interleaved, in fresh processes.
 
     A session in which the dense engine differs from itself says nothing about another engine,
     so it is repeated; the choice never looks at the engine under test.
     """
-    for session in range(SESSIONS):
-        runs = tuple(_time_once(engines, settings, seed) for seed in range(settings.processes))
-        error = abs(
-            cpu_ratio([run.control for run in runs], [run.dense for run in runs]).measured - 1
-        )
+    for attempt in range(SESSIONS):
+        seeds = range(timing.settings.processes)
+        runs = tuple(_time_once(place, engines, timing, seed) for seed in seeds)
+        error = control_error(runs, timing.clock)
         if error <= MAX_CONTROL_ERROR and all(run.warm for run in runs):
             break
-        left = SESSIONS - 1 - session
+        left = SESSIONS - 1 - attempt
         log.warning("  the control differs by %.1f %%: noisy; %d tries left", 100 * error, left)
     return runs
 
 
-def weigh_engine(engine: EngineFile, settings: Measure) -> tuple[MemoryRun, ...]:
-    """Resident memory of fresh processes that load and run one engine."""
-    job = MemoryJob(engine=engine)
-    return tuple(_answer(Job(memory=job), MemoryRun) for _ in range(settings.memory_processes))
+def start_engine(
+    place: Place, engine: EngineFile, batch: int, settings: Measure
+) -> tuple[StartRun, ...]:
+    """Memory and first inference of fresh processes that load and run one engine."""
+    job = Job(start=StartJob(engine=engine, batch=batch))
+    return tuple(_answer(place, job, StartRun) for _ in range(settings.starts))
 
 
-def score_engine(engine: EngineFile, task: Task) -> tuple[float, ...]:
+def score_engine(place: Place, engine: EngineFile, task: Task) -> Scores:
     """The task's metric for every validation sample, from the engine file itself.
 
     Raises StageError for outputs or scores that are not finite or not one a sample.
     """
-    session = engine.opened()
-    size = EVALUATION_BATCH if session.inputs[0].shape[0] is None else 1
+    digest = hashlib.sha256()
+    targets: list[Targets] = []
+
+    def inputs() -> Iterator[FloatArray]:
+        for batch, expected in batches(
+            task.validation, range(len(task.validation)), EVALUATION_BATCH
+        ):
+            digest.update(np.ascontiguousarray(batch).tobytes())
+            targets.append(expected)
+            yield batch
+
     found: list[float] = []
-    for inputs, targets in batches(task.validation, range(len(task.validation)), size):
-        outputs = call_one(session, inputs)
-        check_labels(targets, outputs.shape[1])
+    for number, outputs in enumerate(place.outputs(engine, inputs())):
+        expected = targets[number]
+        check_labels(expected, outputs.shape[1])
         with user_code("the metric"):
-            scores = np.asarray(task.metric(outputs, targets), np.float64)
-        if scores.shape != (len(inputs),) or not np.isfinite([*scores, *outputs.flat]).all():
+            scores = np.asarray(task.metric(outputs, expected), np.float64)
+        if scores.shape != (len(outputs),) or not np.isfinite([*scores, *outputs.flat]).all():
             raise StageError(f"sample {len(found)}: outputs or scores are not finite, one a sample")
         found += scores.tolist()
-    return tuple(found)
+    if len(found) != len(task.validation):
+        raise DeviceError(f"{len(found)} of {len(task.validation)} samples were answered")
+    return Scores(tuple(found), digest.hexdigest())
 
 
-def _time_once(engines: EnginePair, settings: Measure, seed: int) -> LatencyRun:
+def _time_once(place: Place, engines: EnginePair, timing: Timing, seed: int) -> LatencyRun:
     # The order in which engines are loaded shifts their memory layout, so it varies too.
     names = random.Random(seed).sample(["dense", "control", "shipped"], 3)
     engine = {"dense": engines.dense, "control": engines.dense, "shipped": engines.shipped}
     job = LatencyJob(
         engines={name: engine[name] for name in names},
-        seconds=settings.seconds,
-        least_samples=-(-MIN_SAMPLES // settings.processes),
+        batch=timing.batch,
+        seconds=timing.settings.seconds,
+        least_samples=timing.least_calls,
+        frame_interval_ms=timing.settings.frame_interval_ms,
         seed=seed,
     )
-    return _answer(Job(latency=job), LatencyRun)
+    return _answer(place, Job(latency=job), LatencyRun)
 
 
-def _answer(job: Job, kind: type[T]) -> T:
-    """Run one job in a fresh process. `-P` keeps the current folder off the search path."""
-    command = [sys.executable, "-P", "-m", "exporters.worker"]
+def _answer(place: Place, job: Job, kind: type[T]) -> T:
     try:
-        done = subprocess.run(
-            command, input=job.model_dump_json(), capture_output=True, text=True, timeout=TIMEOUT_S
-        )
-    except subprocess.TimeoutExpired as error:
-        raise DeviceError(f"measuring took more than {TIMEOUT_S} s and was stopped") from error
-    if done.returncode:
-        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        raise DeviceError(f"the measuring process failed: {lines[-1]}")
-    try:
-        return kind.model_validate_json(done.stdout)
+        return kind.model_validate_json(place.answer(job))
     except ValidationError as error:
         raise DeviceError(f"the measuring process answered nonsense: {error}") from error

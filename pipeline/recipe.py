@@ -1,9 +1,11 @@
 """Recipe: everything a run needs to be told. Its fields are stages."""
 
+import math
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Self
 
-from pydantic import model_validator
+from pydantic import Field, field_validator, model_validator
 
 from pipeline.measure import Measure
 from pipeline.schedule import Schedule
@@ -13,18 +15,37 @@ from pipeline.stages.finetune import FineTune
 from pipeline.stages.prune import Prune
 from pipeline.stages.recover import Recover
 from pipeline.task import TaskSpec
-from profiles.device import Budget, DeviceProfile, load_device
+from profiles.device import Budget, DeviceProfile, Ssh, load_device
 from profiles.errors import ConfigError
 from profiles.plugins import plugin_names
-from profiles.spec import Spec, read_spec
+from profiles.spec import FileName, Spec, read_spec
 
 
 class Target(Spec):
-    """The device, and what the engine may cost on it."""
+    """A device, and what the engine may cost on it."""
 
     device: str = "host"
     """The name of a device profile, or the path of your own `.toml`."""
+    name: FileName | None = None
+    """What it is called in the verdict; the device's name when left out."""
+    ssh: Ssh | None = None
+    """Where it is; this machine when left out."""
+    budget: Budget | None = None
+    """The device profile's own when left out."""
+
+    def called(self) -> str:
+        """Its name."""
+        return self.name or Path(self.device).stem
+
+
+@dataclass(frozen=True)
+class Aim:
+    """A target with nothing left open."""
+
+    name: str
+    device: DeviceProfile
     budget: Budget
+    ssh: Ssh | None
 
 
 class Recipe(Spec):
@@ -37,8 +58,22 @@ class Recipe(Spec):
     finetune: FineTune | None = None
     checks: Check | None = None
     export: Export = Export()
-    target: Target
+    target: Annotated[tuple[Target, ...], Field(min_length=1)]
+    """`[target]`, or a `[[target]]` for each device; all of them must pass."""
     measure: Measure = Measure()
+
+    @field_validator("target", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: object) -> object:
+        return [value] if isinstance(value, (dict, Target)) else value
+
+    @field_validator("target")
+    @classmethod
+    def _told_apart(cls, targets: tuple[Target, ...]) -> tuple[Target, ...]:
+        names = [target.called() for target in targets]
+        if len(set(names)) < len(names):
+            raise ValueError("two targets have one name; give each a `name`")
+        return targets
 
     @model_validator(mode="after")
     def _can_train_between_steps(self) -> Self:
@@ -75,34 +110,48 @@ class Recipe(Spec):
         return self.finetune.model_copy(update={"epochs": self.schedule.epochs})
 
 
-def read_recipe(path: Path) -> tuple[Recipe, DeviceProfile]:
-    """A recipe with nothing left open, and its device.
+def read_recipe(path: Path) -> tuple[Recipe, tuple[Aim, ...]]:
+    """A recipe with nothing left open, and its targets.
 
-    What `prune` leaves open comes from the device's channel multiple and the budget's MACs
-    ratio. Raises ConfigError naming each wrong key.
+    What `prune` leaves open comes from the devices' channel multiples and the budgets' MACs
+    ratios. Raises ConfigError naming each wrong key.
     """
     recipe = read_spec(path, Recipe)
     try:
-        device = load_device(recipe.target.device, path.parent)
-    except ConfigError as error:
-        raise ConfigError(f"{path}: target.device: {error}") from error
-    engines = plugin_names("exporters.engines")
-    if device.engine not in engines:
-        raise ConfigError(
-            f"{path}: target.device: {recipe.target.device} has the engine {device.engine!r}, "
-            f"which is none of: {', '.join(engines)}"
-        )
-    prune = recipe.prune.resolved(device.channel_multiple)
-    if not prune.says_how_much():
-        if recipe.target.budget.macs_ratio is None:
-            raise ConfigError(
-                f"{path}: prune: how much? set prune.macs_ratio, target.budget.macs_ratio, "
-                "or the allocator's own ratios"
-            )
-        prune = prune.model_copy(update={"macs_ratio": recipe.target.budget.macs_ratio})
-    resolved = recipe.model_copy(update={"prune": prune})
-    try:
+        aims = tuple(_aim(target, recipe, path.parent) for target in recipe.target)
+        prune = recipe.prune.resolved(math.lcm(*(aim.device.channel_multiple for aim in aims)))
+        if not prune.says_how_much():
+            ratios = [aim.budget.macs_ratio for aim in aims if aim.budget.macs_ratio is not None]
+            if not ratios:
+                raise ConfigError(
+                    "prune: how much? set prune.macs_ratio, target.budget.macs_ratio, "
+                    "or the allocator's own ratios"
+                )
+            prune = prune.model_copy(update={"macs_ratio": min(ratios)})
+        resolved = recipe.model_copy(update={"prune": prune})
         resolved.prunes()
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
-    return resolved, device
+    return resolved, aims
+
+
+def _aim(target: Target, recipe: Recipe, base: Path) -> Aim:
+    try:
+        device = load_device(target.device, base)
+    except ConfigError as error:
+        raise ConfigError(f"target.device: {error}") from error
+    engines = plugin_names("exporters.engines")
+    if device.engine not in engines:
+        raise ConfigError(
+            f"target.device: {target.device} has the engine {device.engine!r}, "
+            f"which is none of: {', '.join(engines)}"
+        )
+    if device.batch > 1 and not recipe.export.dynamic_batch:
+        raise ConfigError(
+            f"target.device: {target.device} runs batches of {device.batch}: "
+            "set export.dynamic_batch = true"
+        )
+    budget = target.budget or device.budget
+    if budget is None:
+        raise ConfigError(f"target.budget: missing, and {target.device} has no default")
+    return Aim(target.called(), device, budget, target.ssh)

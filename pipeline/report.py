@@ -5,8 +5,9 @@ from collections.abc import Sequence
 
 from exporters.cost import LayerCost
 from pipeline.artifact import CheckReport, ExportReport, PruneReport, RepairReport
-from pipeline.bundle import Judged
+from pipeline.bundle import Judged, Release
 from pipeline.store import StageRecord
+from profiles.gate import AT_LEAST
 
 ROWS = {
     "top1": ("top-1", "{:.4f}", 1.0),
@@ -16,7 +17,10 @@ ROWS = {
     "engine_size_mib": ("engine, MiB", "{:.3f}", 1.0),
     "latency_p50_ms": ("p50 wall, ms", "{:.3f}", 1.0),
     "latency_p95_ms": ("p95 wall, ms", "{:.3f}", 1.0),
+    "latency_p99_ms": ("p99 wall, ms", "{:.3f}", 1.0),
     "cpu_p50_ms": ("p50 CPU, ms", "{:.3f}", 1.0),
+    "throughput_per_s": ("samples a second", "{:.1f}", 1.0),
+    "first_inference_ms": ("first inference, ms", "{:.2f}", 1.0),
     "peak_memory_mib": ("peak memory, MiB", "{:.2f}", 1.0),
     "steady_memory_mib": ("steady memory, MiB", "{:.2f}", 1.0),
 }
@@ -39,7 +43,7 @@ def check_lines(found: Judged) -> list[tuple[str, str, str, str, str]]:
         (
             check.name,
             f"{check.measured:.6g} [{check.lower:.6g}, {check.upper:.6g}]",
-            f"<= {check.limit:.6g}",
+            f"{'>=' if check.name in AT_LEAST else '<='} {check.limit:.6g}",
             check.status,
             check.reason,
         )
@@ -47,21 +51,19 @@ def check_lines(found: Judged) -> list[tuple[str, str, str, str, str]]:
     ]
 
 
-def text(found: Judged) -> str:
-    """What a run prints: the comparison, one line a check, the verdict."""
-    head = ("", "dense", "shipped", "ratio")
+def text(found: Release) -> str:
+    """What a run prints: of each target the comparison and one line a check; then the verdict."""
+    parts = [part for target in found.targets for part in _target_text(target)]
+    return "\n\n".join([*parts, macs_line(found.pruned), f"verdict: {found.status.upper()}"])
+
+
+def _target_text(target: Judged) -> list[str]:
+    head = (target.terms.device_name, "dense", "shipped", "ratio")
     checks = ("check", "measured [bounds]", "limit", "status", "")
-    return "\n".join(
-        [
-            aligned([head, *comparison(found)]),
-            "",
-            macs_line(found.pruned),
-            "",
-            aligned([checks, *check_lines(found)]),
-            "",
-            f"verdict: {found.verdict.status.upper()}",
-        ]
-    )
+    return [
+        aligned([head, *comparison(target)]),
+        aligned([checks, *check_lines(target)]),
+    ]
 
 
 def macs_line(pruned: PruneReport) -> str:
@@ -75,29 +77,17 @@ def macs_line(pruned: PruneReport) -> str:
 
 
 def markdown(
-    found: Judged,
+    found: Release,
     repaired: RepairReport | None,
     checked: CheckReport | None,
     exported: ExportReport,
     stages: Sequence[StageRecord],
 ) -> str:
-    """One page: verdict, budget, comparison, choices, repair, layers, provenance."""
-    host, measurement = found.measurement.host, found.measurement
+    """One page: verdict, budgets, comparisons, choices, repair, layers, provenance."""
     refused = found.pruned.refused
+    multiples = [target.terms.device.channel_multiple for target in found.targets]
     sections = [
-        f"# {found.verdict.status.upper()}: {found.terms.device_name}",
-        f"{found.terms.device.description}. Engine `{found.terms.engine}`, "
-        f"sha256 `{measurement.shipped.sha256}`.",
-        "## Budget\n\n"
-        "Bounds are one-sided at 95 %. Latencies in ms are wall time, latency ratios CPU time.\n\n"
-        + _table(("check", "measured [bounds]", "limit", "status", "reason"), check_lines(found)),
-        "## Dense and shipped\n\n"
-        + _table(("figure", "dense", "shipped", "ratio"), comparison(found))
-        + f"\n\nMeasured on {host.cpu} ({host.machine}, {host.system}), "
-        f"{measurement.threads} thread(s), {len(measurement.latency)} processes, "
-        f"{len(measurement.shipped.scores)} validation samples. Peak memory is what loading "
-        "and running adds to a process that has only imported the runtime "
-        f"({measurement.shipped.memory[0].method}).",
+        summary(found),
         *_choice(found.pruned),
         *_repair(repaired),
         *_checks(checked),
@@ -112,15 +102,45 @@ def markdown(
         f"{exported.nodes} after simplifying; largest relative difference to torch "
         f"{exported.export_error:.1e}, by simplifying {exported.simplify_error:.1e}."
         + "".join(f"\n\nRefused: {_cell(reason)}." for reason in exported.refused),
-        *_steps(exported, found.terms.device.channel_multiple),
+        *_steps(exported, max(multiples)),
         "## Stages\n\n"
         + _table(
             ("stage", "key", "cached", "seconds"),
             [(s.name, s.key[:12], str(s.cached).lower(), f"{s.seconds:.1f}") for s in stages],
         ),
-        "Versions: " + ", ".join(f"{n} {v}" for n, v in sorted(host.versions.items())) + ".",
     ]
     return "\n\n".join(sections) + "\n"
+
+
+def summary(found: Release) -> str:
+    """The verdict and every target's budget in Markdown, as CI pages show it."""
+    names = ", ".join(target.terms.device_name for target in found.targets)
+    head = f"# {found.status.upper()}: {_cell(names)}"
+    return "\n\n".join([head, *(_target_page(target) for target in found.targets)])
+
+
+def _target_page(target: Judged) -> str:
+    host, measurement = target.measurement.host, target.measurement
+    starts = measurement.shipped.starts
+    method = f" ({starts[0].method})" if starts else ""
+    return "\n\n".join(
+        [
+            f"## {_cell(target.terms.device_name)}: {target.verdict.status}",
+            f"{_cell(target.terms.device.description)}. Engine `{target.terms.engine}`, "
+            f"sha256 `{measurement.shipped.sha256}`.",
+            "Bounds are one-sided at 95 %. Latencies in ms are wall time of a batch of "
+            f"{measurement.batch}, their ratios {measurement.clock} time.",
+            _table(
+                ("check", "measured [bounds]", "limit", "status", "reason"), check_lines(target)
+            ),
+            _table(("figure", "dense", "shipped", "ratio"), comparison(target)),
+            f"Measured on {_cell(host.cpu)} ({host.machine}, {_cell(host.system)}), "
+            f"{measurement.threads} thread(s), {len(measurement.latency)} processes, "
+            f"{len(measurement.shipped.scores)} validation samples. Peak memory is what loading "
+            f"and running adds to a process that has only imported the runtime{method}.",
+            "Versions: " + ", ".join(f"{n} {v}" for n, v in sorted(host.versions.items())) + ".",
+        ]
+    )
 
 
 def _choice(pruned: PruneReport) -> list[str]:

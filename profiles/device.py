@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from profiles.errors import ConfigError
+from profiles.host import Host
 from profiles.spec import Spec, read_spec
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
@@ -18,19 +19,34 @@ ComputeCapability = Annotated[str, Field(pattern=r"^[1-9][0-9]?\.[0-9]$")]
 class Budget(Spec):
     """Limits; each is optional, at least one is set, and each one set is judged.
 
-    `_ratio` limits are shipped / dense. 1 MAC = 2 FLOPs. Absolute latencies are wall time,
-    latency ratios CPU time. `top1_drop` is the largest loss of the task's metric, as a fraction.
+    `_ratio` limits are shipped / dense. 1 MAC = 2 FLOPs. Latencies in ms are wall time of a batch;
+    their ratios are of CPU time, and of wall time where that says nothing (`DeviceProfile.clock`).
+    `top1_drop` is the largest loss of the task's metric, as a fraction.
     """
 
     top1_drop: Annotated[NonNegativeFloat, Field(lt=1)] | None = None
+    parity_error: PositiveFloat | None = None
+    """Largest relative difference of the engine's outputs from its network's."""
     macs: PositiveInt | None = None
     macs_ratio: Fraction | None = None
     parameters: PositiveInt | None = None
+    parameters_ratio: Fraction | None = None
     engine_size_mib: PositiveFloat | None = None
+    engine_size_ratio: PositiveFloat | None = None
     latency_p50_ms: PositiveFloat | None = None
     latency_p95_ms: PositiveFloat | None = None
+    latency_p99_ms: PositiveFloat | None = None
     latency_p50_ratio: PositiveFloat | None = None
+    latency_p95_ratio: PositiveFloat | None = None
+    frame_p95_ms: PositiveFloat | None = None
+    """Of calls at the recipe's `measure.frame_interval_ms`, and not back to back."""
+    frame_p99_ms: PositiveFloat | None = None
+    first_inference_ms: PositiveFloat | None = None
+    """Loading the engine and its first call."""
     peak_memory_mib: PositiveFloat | None = None
+    peak_memory_ratio: PositiveFloat | None = None
+    throughput_per_s: PositiveFloat | None = None
+    """At least so many samples a second, back to back: the one limit that is a minimum."""
 
     @model_validator(mode="after")
     def _has_an_item(self) -> Self:
@@ -55,20 +71,70 @@ class EngineOptions(Spec):
     are not built where they run. Costs load time and memory."""
 
 
+class Identity(Spec):
+    """What a machine must report to count as this device; what is left out may be anything."""
+
+    machine: str | None = None
+    """What `platform.machine()` answers: x86_64, aarch64 ..."""
+    model: str | None = None
+    """Part of the model in the device tree or of the maker's product name."""
+    cpu: str | None = None
+    """Part of the processor's name."""
+    cores: PositiveInt | None = None
+
+    def unlike(self, host: Host) -> str:
+        """What of `host` is not as it must be; empty where all is."""
+        wrong = []
+        if self.machine not in (None, host.machine):
+            wrong.append(f"it is a {host.machine}, not a {self.machine}")
+        if self.model is not None and self.model not in host.model:
+            wrong.append(f"its model is {host.model or 'unknown'}, not {self.model}")
+        if self.cpu is not None and self.cpu not in host.cpu:
+            wrong.append(f"its processor is {host.cpu}, not {self.cpu}")
+        if self.cores not in (None, host.cores):
+            wrong.append(f"it has {host.cores} cores, not {self.cores}")
+        return " and ".join(wrong)
+
+
 class DeviceProfile(EngineOptions):
     """One device: how its engine is built and run, and what counts as this device."""
 
     description: str
     engine: str = "ort"
+    batch: PositiveInt = 1
+    """Samples in every call that is timed."""
     channel_multiple: PositiveInt = 8
-    machine: str | None = None
-    """What `platform.machine()` must answer on the device; None accepts any."""
+    identity: Identity = Identity()
+    budget: Budget | None = None
+    """For recipes that set none."""
+
+    @property
+    def clock(self) -> Literal["cpu", "wall"]:
+        """CPU time of several threads adds up, and of a GPU's it is none: wall time then."""
+        alone = self.threads == 1 and self.compute_capability is None
+        return "cpu" if alone and not self.engine.endswith("cuda") else "wall"
 
     def options(self) -> EngineOptions:
         """What of the profile its runtime is told."""
         return EngineOptions.model_validate(
             self.model_dump(include=set(EngineOptions.model_fields))
         )
+
+
+class Ssh(Spec):
+    """Where a board is, and how to know that it is the one."""
+
+    host: str
+    port: Annotated[PositiveInt, Field(lt=1 << 16)] = 22
+    user: str
+    host_key: Annotated[str, Field(pattern=r"^(ssh|ecdsa)-[a-z0-9-]+ [A-Za-z0-9+/]+=*$")]
+    """As `ssh-keyscan` prints it: the kind and the key. Another key is another machine."""
+    key_file: str | None = None
+    """Your private key, relative to the recipe; the agent's and the usual files when left out."""
+    python: str = "python3"
+    """On the board: Python 3.8 or newer, with numpy and the runtime."""
+    timeout_s: PositiveFloat = 900.0
+    """For each thing that is asked of it."""
 
 
 def device_names() -> tuple[str, ...]:

@@ -1,23 +1,43 @@
 """The gate: measurement and budget in, verdict out. It fails closed."""
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import date
 from typing import Literal
 
 from profiles.device import Budget, DeviceProfile
-from profiles.measurement import Measurement, cpu_ratio, peak_mib, top1_drop, wall_ms
+from profiles.measurement import (
+    MIB,
+    CallTimes,
+    LatencyRun,
+    Measurement,
+    first_inference_ms,
+    frames_ms,
+    p95_ratio,
+    peak_mib,
+    throughput_per_s,
+    time_ratio,
+    top1_drop,
+    wall_ms,
+)
 from profiles.statistics import Interval, exact
+from profiles.waiver import Waiver
 
-Status = Literal["pass", "fail", "inconclusive"]
-EXIT_CODES: Mapping[Status, int] = {"pass": 0, "fail": 1, "inconclusive": 6}
+Status = Literal["pass", "waived", "fail", "inconclusive"]
+Outcome = Literal["pass", "fail", "inconclusive"]
+EXIT_CODES: Mapping[Outcome, int] = {"pass": 0, "fail": 1, "inconclusive": 6}
 
 MIN_PROCESSES = 5
-MIN_SAMPLES = 59
-"""The fewest samples from which a 95th percentile has a 95 % bound: 1 - 0.95**59 > 0.95."""
-MAX_CONTROL_ERROR = 0.02
+MIN_SAMPLES = {95: 59, 99: 299}
+"""The fewest calls from which a percentile has a 95 % bound: 1 - 0.95**59 and 1 - 0.99**299."""
+MAX_CONTROL_ERROR = 0.01
 """How far the same engine timed twice may differ before a session's times are void."""
-MIN_MEMORY_RUNS = 3
+SPARE_CORES = 0.1
+"""How much more work than processors there may be before wall times are void."""
+MIN_STARTS = 3
+AT_LEAST = frozenset({"throughput_per_s"})
+"""Limits that are minima."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +60,19 @@ class Verdict:
     checks: tuple[Check, ...]
 
     @property
-    def status(self) -> Status:
+    def status(self) -> Outcome:
         """Any fail, else any inconclusive, else pass; no check at all is no evidence."""
         found = {check.status for check in self.checks}
         if "fail" in found:
             return "fail"
-        return "pass" if found == {"pass"} else "inconclusive"
+        return "pass" if found and found <= {"pass", "waived"} else "inconclusive"
+
+
+def worst(outcomes: Sequence[Outcome]) -> Outcome:
+    """The outcome of several verdicts together; none at all is no evidence."""
+    if "fail" in outcomes:
+        return "fail"
+    return "pass" if outcomes and set(outcomes) == {"pass"} else "inconclusive"
 
 
 def judge(
@@ -54,23 +81,29 @@ def judge(
     device_name: str,
     device: DeviceProfile,
     engine_sha256: str,
+    waivers: Sequence[Waiver] = (),
+    today: date = date.max,
 ) -> Verdict:
     """Judge every limit of `budget`.
 
     `engine_sha256` is the digest of the engine that would ship: evidence of another engine,
-    another device or another number of threads is no evidence, nor is any of an engine whose
-    outputs were never compared with its network's.
+    another device or other settings is no evidence, nor is any of an engine whose outputs were
+    never compared with its network's. A waiver that is valid `today` raises a limit, never more.
     """
     foreign = _foreign(measurement, device_name, device, engine_sha256)
-    return Verdict(
-        tuple(_check(name, limit, measurement, foreign) for name, limit in budget.limits().items())
-    )
+    checks = []
+    for name, limit in budget.limits().items():
+        check = _check(name, limit, measurement, foreign)
+        for waiver in waivers:
+            if check.status != "pass" and waiver.names(name, device_name, engine_sha256):
+                check = _waived(check, waiver, measurement, foreign, today)
+        checks.append(check)
+    return Verdict(tuple(checks))
 
 
-def control_error(measurement: Measurement) -> float:
+def control_error(runs: Sequence[LatencyRun], clock: Literal["cpu", "wall"]) -> float:
     """How far the dense engine timed against itself is from 1; NaN without samples."""
-    runs = measurement.latency
-    same = cpu_ratio([run.control for run in runs], [run.dense for run in runs])
+    same = time_ratio([run.control for run in runs], [run.dense for run in runs], clock)
     return abs(same.measured - 1)
 
 
@@ -81,13 +114,15 @@ def _foreign(
         return "stale: another engine file was measured; measure again"
     if measurement.device != device_name:
         return f"measured for {measurement.device}, not {device_name}; measure again"
-    if device.machine not in (None, measurement.host.machine):
-        return (
-            f"measured on a {measurement.host.machine}, but the device is a {device.machine}; "
-            "measure on the device"
-        )
+    unlike = device.identity.unlike(measurement.host)
+    if unlike:
+        return f"what measured is not the device: {unlike}; measure on the device"
     if measurement.threads != device.threads:
         return f"measured with {measurement.threads} threads, the device runs {device.threads}"
+    if measurement.batch != device.batch:
+        return f"measured in batches of {measurement.batch}, the device runs {device.batch}"
+    if measurement.clock != device.clock:
+        return f"measured by {measurement.clock} time, the device goes by {device.clock} time"
     unverified = measurement.shipped.unverified or measurement.dense.unverified
     return f"built, unverified: {unverified}" if unverified else ""
 
@@ -98,18 +133,34 @@ def _check(name: str, limit: float, measurement: Measurement, foreign: str) -> C
     figures = (interval.measured, interval.lower, interval.upper)
     if not reason and any(math.isnan(figure) for figure in figures):
         reason = "no usable figure; measure again"
-    status, why = _status(interval, limit)
+    status, why = _status(interval, limit, name in AT_LEAST)
     if reason:
         status, why = "inconclusive", reason
     return Check(name, *figures, limit, status, why)
 
 
-def _status(interval: Interval, limit: float) -> tuple[Status, str]:
+def _status(interval: Interval, limit: float, at_least: bool) -> tuple[Status, str]:
+    if at_least:
+        mirrored = Interval(-interval.measured, -interval.upper, -interval.lower)
+        status, why = _status(mirrored, -limit, False)
+        return status, why.replace("over", "short")
     if math.isfinite(interval.upper) and interval.upper <= limit:
         return "pass", ""
     if interval.lower > limit:
         return "fail", f"over by {interval.measured - limit:.4g}"
     return "inconclusive", "the limit lies inside the interval; more samples narrow it"
+
+
+def _waived(
+    check: Check, waiver: Waiver, measurement: Measurement, foreign: str, today: date
+) -> Check:
+    """The check under the waiver's limit; what is not within that either stays as it is."""
+    if waiver.expires < today:
+        return replace(check, reason=f"{check.reason}; its waiver expired on {waiver.expires}")
+    if _check(check.name, waiver.limit, measurement, foreign).status != "pass":
+        return replace(check, reason=f"{check.reason}; its waiver goes up to {waiver.limit:.6g}")
+    reason = f"{check.reason}; waived until {waiver.expires} by {waiver.signed_off_by}: "
+    return replace(check, status="waived", reason=reason + waiver.reason)
 
 
 def _timed(measurement: Measurement) -> str:
@@ -118,11 +169,11 @@ def _timed(measurement: Measurement) -> str:
         return f"{len(runs)} processes measured, {MIN_PROCESSES} needed"
     if not all(run.is_whole() for run in runs):
         return "samples are missing; measure again"
-    if sum(len(run.shipped.wall_ns) for run in runs) < MIN_SAMPLES:
-        return f"fewer than {MIN_SAMPLES} samples; measure for longer"
     if not all(run.warm for run in runs):
         return "the warm-up did not settle; free the machine and measure again"
-    error = control_error(measurement)
+    if any(run.was_throttled() for run in runs):
+        return "the processor was throttled; cool the device, check its power, measure again"
+    error = control_error(runs, measurement.clock)
     if not error <= MAX_CONTROL_ERROR:
         return (
             f"the control differs by {error:.1%} from itself, {MAX_CONTROL_ERROR:.0%} at most; "
@@ -131,45 +182,138 @@ def _timed(measurement: Measurement) -> str:
     return ""
 
 
+def _timed_by_wall(measurement: Measurement) -> str:
+    return _timed(measurement) or _crowded(measurement)
+
+
+def _timed_by_clock(measurement: Measurement) -> str:
+    crowded = _crowded(measurement) if measurement.clock == "wall" else ""
+    return _timed(measurement) or crowded
+
+
+def _crowded(measurement: Measurement) -> str:
+    """Whether there was more to do than processors to do it: wall times then hold waiting."""
+    cores = measurement.host.cores
+    for run in measurement.latency:
+        others = run.others_cores() or 0.0
+        if not measurement.threads + others <= cores + SPARE_CORES:
+            return (
+                f"other processes kept {others:.1f} of {cores} processors busy; "
+                "free the machine and measure again"
+            )
+    return ""
+
+
+def _tail(percentile: int) -> Callable[[Measurement], str]:
+    def requirement(measurement: Measurement) -> str:
+        calls = sum(len(run.shipped.wall_ns) for run in measurement.latency)
+        return _timed_by_wall(measurement) or _enough(calls, percentile)
+
+    return requirement
+
+
+def _framed(percentile: int) -> Callable[[Measurement], str]:
+    def requirement(measurement: Measurement) -> str:
+        counts = [len(run.frames_ns) for run in measurement.latency]
+        if not all(counts):
+            return "not measured at a fixed frame interval; set measure.frame_interval_ms"
+        return _timed_by_wall(measurement) or _enough(sum(counts), percentile)
+
+    return requirement
+
+
+def _enough(calls: int, percentile: int) -> str:
+    least = MIN_SAMPLES[percentile]
+    return "" if calls >= least else f"{calls} calls, a p{percentile} needs {least}; measure longer"
+
+
+def _p95_by_clock(measurement: Measurement) -> str:
+    fewest = min((len(run.shipped.wall_ns) for run in measurement.latency), default=0)
+    return _timed_by_clock(measurement) or _enough(fewest, 95)
+
+
+def _started(measurement: Measurement) -> str:
+    starts = measurement.shipped.starts
+    if len(starts) < MIN_PROCESSES:
+        return f"{len(starts)} starts measured, {MIN_PROCESSES} needed"
+    took = all(run.load_ms > 0 and run.first_ms > 0 for run in starts)
+    return "" if took else "a start that took no time; measure again"
+
+
 def _weighed(measurement: Measurement) -> str:
-    runs = measurement.shipped.memory
-    if len(runs) < MIN_MEMORY_RUNS:
-        return f"{len(runs)} memory runs, {MIN_MEMORY_RUNS} needed"
-    grew = all(run.peak_mib > run.baseline_mib > 0 for run in runs)
+    starts = measurement.shipped.starts
+    if len(starts) < MIN_STARTS:
+        return f"{len(starts)} memory runs, {MIN_STARTS} needed"
+    grew = all(run.peak_mib > run.baseline_mib > 0 for run in starts)
     return "" if grew else "a peak below its own baseline; measure again"
+
+
+def _weighed_both(measurement: Measurement) -> str:
+    swapped = measurement.model_copy(update={"shipped": measurement.dense})
+    return _weighed(measurement) or _weighed(swapped)
 
 
 def _nothing(measurement: Measurement) -> str:
     return ""
 
 
-def _p50_ratio(measurement: Measurement) -> Interval:
-    runs = measurement.latency
-    return cpu_ratio([run.shipped for run in runs], [run.dense for run in runs])
+def _shipped(measurement: Measurement) -> list[CallTimes]:
+    return [run.shipped for run in measurement.latency]
 
 
-def _macs_ratio(measurement: Measurement) -> Interval:
-    dense = measurement.dense.macs
-    return exact(measurement.shipped.macs / dense if dense else math.nan)
+def _dense(measurement: Measurement) -> list[CallTimes]:
+    return [run.dense for run in measurement.latency]
+
+
+def _ratio(shipped: float, dense: float) -> Interval:
+    return exact(shipped / dense if dense else math.nan)
+
+
+def _memory_ratio(measurement: Measurement) -> Interval:
+    shipped, dense = peak_mib(measurement.shipped.starts), peak_mib(measurement.dense.starts)
+    if not dense.lower > 0:
+        return exact(math.nan)
+    return Interval(
+        shipped.measured / dense.measured,
+        shipped.lower / dense.upper,
+        shipped.upper / dense.lower,
+    )
 
 
 ESTIMATES: Mapping[str, Callable[[Measurement], Interval]] = {
     "top1_drop": top1_drop,
+    "parity_error": lambda m: exact(m.shipped.parity_error),
     "macs": lambda m: exact(m.shipped.macs),
-    "macs_ratio": _macs_ratio,
+    "macs_ratio": lambda m: _ratio(m.shipped.macs, m.dense.macs),
     "parameters": lambda m: exact(m.shipped.parameters),
-    "engine_size_mib": lambda m: exact(m.shipped.size_bytes / (1 << 20)),
-    "latency_p50_ms": lambda m: wall_ms([run.shipped for run in m.latency], 50),
-    "latency_p95_ms": lambda m: wall_ms([run.shipped for run in m.latency], 95),
-    "latency_p50_ratio": _p50_ratio,
-    "peak_memory_mib": lambda m: peak_mib(m.shipped.memory),
+    "parameters_ratio": lambda m: _ratio(m.shipped.parameters, m.dense.parameters),
+    "engine_size_mib": lambda m: exact(m.shipped.size_bytes / MIB),
+    "engine_size_ratio": lambda m: _ratio(m.shipped.size_bytes, m.dense.size_bytes),
+    "latency_p50_ms": lambda m: wall_ms(_shipped(m), 50),
+    "latency_p95_ms": lambda m: wall_ms(_shipped(m), 95),
+    "latency_p99_ms": lambda m: wall_ms(_shipped(m), 99),
+    "latency_p50_ratio": lambda m: time_ratio(_shipped(m), _dense(m), m.clock),
+    "latency_p95_ratio": lambda m: p95_ratio(_shipped(m), _dense(m), m.clock),
+    "frame_p95_ms": lambda m: frames_ms(m.latency, 95),
+    "frame_p99_ms": lambda m: frames_ms(m.latency, 99),
+    "first_inference_ms": lambda m: first_inference_ms(m.shipped.starts),
+    "peak_memory_mib": lambda m: peak_mib(m.shipped.starts),
+    "peak_memory_ratio": _memory_ratio,
+    "throughput_per_s": lambda m: throughput_per_s(_shipped(m), m.batch),
 }
 """How each field of Budget is measured; a test holds the two together."""
 
 REQUIREMENTS: Mapping[str, Callable[[Measurement], str]] = {
-    "latency_p50_ms": _timed,
-    "latency_p95_ms": _timed,
-    "latency_p50_ratio": _timed,
+    "latency_p50_ms": _timed_by_wall,
+    "latency_p95_ms": _tail(95),
+    "latency_p99_ms": _tail(99),
+    "latency_p50_ratio": _timed_by_clock,
+    "latency_p95_ratio": _p95_by_clock,
+    "frame_p95_ms": _framed(95),
+    "frame_p99_ms": _framed(99),
+    "first_inference_ms": _started,
     "peak_memory_mib": _weighed,
+    "peak_memory_ratio": _weighed_both,
+    "throughput_per_s": _timed_by_wall,
 }
 """What the samples behind a figure must be; the answer says what is wrong, or nothing."""

@@ -13,6 +13,8 @@ class Host(Spec):
 
     machine: str
     """`platform.machine()`: x86_64, aarch64, arm64 ..."""
+    model: str
+    """The board, as its device tree or its maker names it; empty where the system does not tell."""
     cpu: str
     cores: int
     system: str
@@ -23,6 +25,7 @@ def this_host(libraries: tuple[str, ...]) -> Host:
     """This machine, with the versions of `libraries`."""
     return Host(
         machine=platform.machine(),
+        model=model_name(),
         cpu=cpu_name(),
         cores=os.cpu_count() or 1,
         system=f"{platform.system()} {platform.release()}",
@@ -38,6 +41,16 @@ def cpu_name() -> str:
         lines = []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
+
+
+def model_name(root: Path = Path("/")) -> str:
+    """The board's model below `root`: of the device tree on ARM, of the firmware on PCs."""
+    for name in ("proc/device-tree/model", "sys/class/dmi/id/product_name"):
+        try:
+            return (root / name).read_text(encoding="utf-8").strip("\0\n ")
+        except (OSError, ValueError):
+            continue
+    return ""
 
 
 def versions(libraries: tuple[str, ...]) -> dict[str, str]:

@@ -1,12 +1,20 @@
-"""Time calls inside one process: warm up until stable, then in interleaved blocks."""
+"""Time calls inside one process: warm up until stable, then in interleaved blocks.
 
-import random
+Needs Python 3.8 and no library.
+"""
+
+from __future__ import annotations
+
 import statistics
 import time
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-Call = Callable[[], object]
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Callable, Sequence
+
+    Call = Callable[[], object]
 
 WINDOW_S = 0.05
 BLOCK_S = 0.01
@@ -38,16 +46,18 @@ def warm_up(call: Call, limit_s: float) -> bool:
 
 
 def interleave(
-    calls: Sequence[Call], seconds: float, least: int, order: random.Random
+    calls: Sequence[Call], seconds: float, least: int, order: random.Random, between: Call
 ) -> list[Timed]:
     """Time each call for at least `seconds` in all and `least` samples each.
 
     Blocks of consecutive calls, in random order each round, so that drift of the machine
     falls on all alike; the first call of a block, which refills the caches, is not kept.
+    `between` is called before every round.
     """
     blocks: list[list[Timed]] = [[] for _ in calls]
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or any(_count(kept) < least for kept in blocks):
+        between()
         for index in order.sample(range(len(calls)), len(calls)):
             calls[index]()
             blocks[index].append(_block(calls[index], BLOCK_S))
@@ -59,6 +69,25 @@ def interleave(
         )
         for kept in blocks
     ]
+
+
+def paced(call: Call, interval_s: float, count: int) -> tuple[int, ...]:
+    """Wall time of each of `count` calls that start one frame interval apart, nanoseconds.
+
+    Between two frames the processor idles and its caches cool, which calls back to back never
+    show. A call that takes longer than the interval delays the next, which counts as its own time.
+    """
+    found = []
+    start = time.perf_counter_ns()
+    for frame in range(count):
+        due = start + round(frame * interval_s * 1e9)
+        wait_s = (due - time.perf_counter_ns()) / 1e9
+        if wait_s > 0:
+            time.sleep(wait_s)
+        began = min(time.perf_counter_ns(), due) if wait_s <= 0 else time.perf_counter_ns()
+        call()
+        found.append(time.perf_counter_ns() - began)
+    return tuple(found)
 
 
 def _count(kept: list[Timed]) -> int:

@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Field
 
 from profiles.host import Host
 from profiles.spec import Spec
-from profiles.statistics import Interval, exact, log_mean_bounds, paired_drop
+from profiles.statistics import Interval, exact, median_bounds, paired_drop, quantile_bounds
 
 NS_PER_MS = 1e6
 MIB = 1 << 20
@@ -17,6 +17,7 @@ MIB = 1 << 20
 # What numpy and a float can hold; a longer number is no measurement.
 Nanoseconds = Annotated[int, Field(ge=0, lt=1 << 63)]
 Count = Annotated[int, Field(gt=0, lt=1 << 63)]
+Clock = Literal["cpu", "wall"]
 
 
 class Evidence(Spec):
@@ -37,6 +38,23 @@ class CallTimes(Evidence):
         """Whether times and blocks agree in number."""
         return len(self.wall_ns) == len(self.cpu_ns) == sum(self.blocks) > 0
 
+    def by(self, clock: Clock) -> tuple[int, ...]:
+        """The times on one clock, nanoseconds."""
+        return self.cpu_ns if clock == "cpu" else self.wall_ns
+
+
+class Look(Evidence):
+    """The machine's conditions at one moment, as `profiles.conditions.Conditions`."""
+
+    at_s: float
+    load_1min: float | None
+    others_cpu_s: float | None
+    mhz: float | None
+    governor: str | None
+    temperature_c: float | None
+    throttled: bool | None
+    throttle_events: int | None
+
 
 class LatencyRun(Evidence):
     """One fresh process: dense and shipped interleaved, and dense once more as a control."""
@@ -44,22 +62,43 @@ class LatencyRun(Evidence):
     dense: CallTimes
     control: CallTimes
     shipped: CallTimes
+    frames_ns: tuple[Nanoseconds, ...]
+    """Wall time of the shipped engine called at a fixed frame interval; empty if it was not."""
     warm: bool
     """Whether the warm-up settled before its time limit."""
-    load_1min: float
+    conditions: tuple[Look, ...]
+    """Before loading, before timing, between rounds, and after."""
 
     def is_whole(self) -> bool:
-        """Whether all three are, with as many blocks."""
+        """Whether all three are, with as many blocks, and conditions from before and after."""
         calls = (self.dense, self.control, self.shipped)
-        return all(c.is_whole() for c in calls) and len({len(c.blocks) for c in calls}) == 1
+        same = all(c.is_whole() for c in calls) and len({len(c.blocks) for c in calls}) == 1
+        return same and len(self.conditions) > 1
+
+    def others_cores(self) -> float | None:
+        """How many processors other processes kept busy meanwhile, on average."""
+        if len(self.conditions) < 2:
+            return None
+        first, last = self.conditions[0], self.conditions[-1]
+        if first.others_cpu_s is None or last.others_cpu_s is None or last.at_s <= first.at_s:
+            return None
+        return (last.others_cpu_s - first.others_cpu_s) / (last.at_s - first.at_s)
+
+    def was_throttled(self) -> bool:
+        """Whether the clock was held down at any moment, as far as the machine tells."""
+        events = [look.throttle_events for look in self.conditions]
+        return any(look.throttled for look in self.conditions) or len(set(events)) > 1
 
 
-class MemoryRun(Evidence):
+class StartRun(Evidence):
     """One fresh process that loads one engine and runs it a few times, MiB of resident memory.
 
     `baseline` is the process with only the runtime imported; `peak` and `steady` include it.
     """
 
+    load_ms: float
+    first_ms: float
+    """The first call, after loading."""
     baseline_mib: float
     peak_mib: float
     steady_mib: float
@@ -72,57 +111,97 @@ class EngineEvidence(Evidence):
     sha256: str
     unverified: str = ""
     """Why its outputs were never compared with the network's; empty where they were."""
+    parity_error: float
+    """Largest relative difference of its outputs from its source's; NaN where never compared."""
     size_bytes: Count
     macs: Count
     parameters: Count
     scores: tuple[float, ...]
     """The task's metric for each validation sample, from this very engine."""
-    memory: tuple[MemoryRun, ...]
+    samples_sha256: str
+    """Of the validation samples' inputs; figures pair by sample only where it is the same."""
+    starts: tuple[StartRun, ...]
 
 
 class Measurement(Evidence):
     """Everything the gate may use: raw samples of one device, statistics derived from them."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     device: str
     host: Host
     threads: int
+    batch: Count
+    clock: Clock
+    """What ratios of times are of: CPU time, or wall time where that says nothing of latency."""
     dense: EngineEvidence
     shipped: EngineEvidence
     latency: tuple[LatencyRun, ...]
 
 
 def wall_ms(calls: Sequence[CallTimes], percentile: float) -> Interval:
-    """The percentile of each process's wall times, ms, with bounds over the processes."""
-    return log_mean_bounds([_percentile(c.wall_ns, percentile) / NS_PER_MS for c in calls])
+    """The percentile of wall times, ms, with bounds over the processes.
+
+    From p95 on also over the calls, all processes' together, by order statistics: the wider bound
+    counts on either side.
+    """
+    own = [_percentile(c.wall_ns, percentile) / NS_PER_MS for c in calls]
+    return _tail(median_bounds(own), [c.wall_ns for c in calls], percentile)
 
 
-def cpu_ratio(above: Sequence[CallTimes], below: Sequence[CallTimes]) -> Interval:
-    """The ratio of CPU times inside each process, with bounds over the processes.
+def frames_ms(runs: Sequence[LatencyRun], percentile: float) -> Interval:
+    """The same of the calls at a fixed frame interval."""
+    own = [_percentile(run.frames_ns, percentile) / NS_PER_MS for run in runs]
+    return _tail(median_bounds(own), [run.frames_ns for run in runs], percentile)
+
+
+def time_ratio(above: Sequence[CallTimes], below: Sequence[CallTimes], clock: Clock) -> Interval:
+    """The ratio of times inside each process, with bounds over the processes.
 
     The median over pairs of neighbouring blocks of the ratio of their medians: a machine that
     changes speed during a process does so for both.
     """
-    return log_mean_bounds([_paired(a, b) for a, b in zip(above, below, strict=True)])
+    return median_bounds([_paired(a, b, clock) for a, b in zip(above, below, strict=True)])
 
 
-def peak_mib(runs: Sequence[MemoryRun]) -> Interval:
+def p95_ratio(above: Sequence[CallTimes], below: Sequence[CallTimes], clock: Clock) -> Interval:
+    """The ratio of the 95th percentiles inside each process, with bounds over the processes."""
+    pairs = zip(above, below, strict=True)
+    return median_bounds(
+        [_percentile(a.by(clock), 95) / _percentile(b.by(clock), 95) for a, b in pairs]
+    )
+
+
+def throughput_per_s(calls: Sequence[CallTimes], batch: int) -> Interval:
+    """Samples a second, back to back, with bounds over the processes."""
+    busy_s = [sum(c.wall_ns) / 1e9 for c in calls]
+    counts = [len(c.wall_ns) * batch for c in calls]
+    return median_bounds([n / (s or np.nan) for n, s in zip(counts, busy_s, strict=True)])
+
+
+def peak_mib(starts: Sequence[StartRun]) -> Interval:
     """What loading and running adds to a process, MiB: the worst run, and 5 % for the next one."""
-    if not runs:
+    if not starts:
         return exact(float("nan"))
-    added = [run.peak_mib - run.baseline_mib for run in runs]
+    added = [run.peak_mib - run.baseline_mib for run in starts]
     # numpy's max and min keep NaN, which Python's lose.
     return Interval(float(np.max(added)), float(np.min(added)), 1.05 * float(np.max(added)))
 
 
+def first_inference_ms(starts: Sequence[StartRun]) -> Interval:
+    """From the file to the first answer: loading and the first call, over the processes."""
+    return median_bounds([run.load_ms + run.first_ms for run in starts])
+
+
 def top1_drop(measurement: Measurement) -> Interval:
     """The loss of the task's metric, as a fraction, paired by sample."""
+    if measurement.dense.samples_sha256 != measurement.shipped.samples_sha256:
+        return exact(float("nan"))
     return paired_drop(measurement.dense.scores, measurement.shipped.scores)
 
 
-def figures(engine: EngineEvidence, calls: Sequence[CallTimes]) -> dict[str, float]:
+def figures(engine: EngineEvidence, calls: Sequence[CallTimes], batch: int) -> dict[str, float]:
     """The figures people compare, for one engine."""
-    steady = [run.steady_mib - run.baseline_mib for run in engine.memory]
+    steady = [run.steady_mib - run.baseline_mib for run in engine.starts]
     return {
         "top1": float(np.mean(engine.scores)) if engine.scores else float("nan"),
         "macs": engine.macs,
@@ -131,23 +210,40 @@ def figures(engine: EngineEvidence, calls: Sequence[CallTimes]) -> dict[str, flo
         "engine_size_mib": engine.size_bytes / MIB,
         "latency_p50_ms": wall_ms(calls, 50).measured,
         "latency_p95_ms": wall_ms(calls, 95).measured,
-        "cpu_p50_ms": log_mean_bounds([_percentile(c.cpu_ns, 50) for c in calls]).measured / 1e6,
-        "peak_memory_mib": peak_mib(engine.memory).measured,
+        "latency_p99_ms": wall_ms(calls, 99).measured,
+        "cpu_p50_ms": median_bounds([_percentile(c.cpu_ns, 50) for c in calls]).measured / 1e6,
+        "throughput_per_s": throughput_per_s(calls, batch).measured,
+        "first_inference_ms": first_inference_ms(engine.starts).measured,
+        "peak_memory_mib": peak_mib(engine.starts).measured,
         "steady_memory_mib": float(np.median(steady)) if steady else float("nan"),
     }
 
 
-def _paired(above: CallTimes, below: CallTimes) -> float:
+def _tail(over_runs: Interval, calls: Sequence[Sequence[int]], percentile: float) -> Interval:
+    if percentile < 95:
+        return over_runs
+    pooled = [ns / NS_PER_MS for one in calls for ns in one]
+    over_calls = quantile_bounds(pooled, percentile / 100)
+    return Interval(
+        over_runs.measured,
+        float(np.minimum(over_runs.lower, over_calls.lower)),
+        float(np.maximum(over_runs.upper, over_calls.upper)),
+    )
+
+
+def _paired(above: CallTimes, below: CallTimes, clock: Clock) -> float:
     if not (above.is_whole() and below.is_whole() and len(above.blocks) == len(below.blocks)):
         return float("nan")
-    upper, lower = _block_medians(above), _block_medians(below)
-    return float(np.median(upper / lower)) if lower.all() else float("nan")
+    upper, lower = _block_medians(above, clock), _block_medians(below, clock)
+    return float(np.median(upper / lower)) if lower.all() and upper.all() else float("nan")
 
 
-def _block_medians(times: CallTimes) -> npt.NDArray[np.float64]:
+def _block_medians(times: CallTimes, clock: Clock) -> npt.NDArray[np.float64]:
     ends = np.cumsum(times.blocks)[:-1]
-    return np.array([np.median(block) for block in np.split(np.array(times.cpu_ns), ends)])
+    return np.array([np.median(block) for block in np.split(np.array(times.by(clock)), ends)])
 
 
 def _percentile(values: Sequence[int], percentile: float) -> float:
-    return float(np.percentile(values, percentile)) if values else float("nan")
+    """NaN without values, and where no time passed: that clock is broken."""
+    found = float(np.percentile(values, percentile)) if values else 0.0
+    return found or float("nan")

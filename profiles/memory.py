@@ -1,4 +1,9 @@
-"""Resident memory of this process: now, and the peak since a reset."""
+"""Resident memory of this process: now, and the peak since a reset.
+
+Needs Python 3.8 and no library.
+"""
+
+from __future__ import annotations
 
 import platform
 from dataclasses import dataclass

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Annotated, TypeVar, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Tag, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, Tag, ValidationError
 
 from profiles.errors import ConfigError
 
@@ -17,6 +17,9 @@ MAX_FOUND = 80
 """Characters of a wrong value that a message repeats."""
 
 S = TypeVar("S", bound="Spec")
+
+FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+"""A file right inside a folder, and nothing outside of it."""
 
 
 class Spec(BaseModel):

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import ndtri, stdtrit
+from scipy.special import bdtr, ndtri, stdtrit
 
 CONFIDENCE = 0.95
 Z = float(ndtri(CONFIDENCE))
@@ -36,16 +36,40 @@ def mean_bounds(values: Sequence[float]) -> Interval:
     return Interval(mean, mean - half, mean + half)
 
 
-def log_mean_bounds(values: Sequence[float]) -> Interval:
-    """Bounds on the geometric mean of one positive figure a process.
+def median_bounds(values: Sequence[float]) -> Interval:
+    """Bounds on the median of what a process gives, by order statistics of one figure a process.
 
-    Processes differ more than the iterations inside one, so the process is the unit:
-    pooling iterations would promise a precision the next process does not keep.
+    Processes differ more than the calls inside one, so the process is the unit: pooling calls
+    would promise a precision the next process does not keep. For any distribution each bound is
+    wrong at most 5 % of the time (the sign test's interval; Conover, Practical Nonparametric
+    Statistics, 3.2), and making a figure worse never makes its bound better, as it can with
+    Student's t. Fewer than 5 processes bound nothing.
     """
-    if not all(value > 0 for value in values):
+    return quantile_bounds(values, 0.5)
+
+
+def quantile_bounds(values: Sequence[float], quantile: float) -> Interval:
+    """Bounds on a quantile by order statistics, for any distribution of independent values.
+
+    With n values the k-th largest is an upper bound as long as a binomial (n, 1 - quantile) has
+    fewer than k at most 5 % of the time: there is one from 5, 59 and 299 values on for the median,
+    p95 and p99.
+    """
+    count = len(values)
+    if count == 0 or not all(math.isfinite(value) for value in values):
         return Interval(math.nan, math.nan, math.nan)
-    log = mean_bounds([math.log(value) for value in values])
-    return Interval(math.exp(log.measured), math.exp(log.lower), _exp(log.upper))
+    ordered = np.sort(np.asarray(values, float))
+    above = _misses(count, 1 - quantile)
+    below = _misses(count, quantile)
+    upper = float(ordered[count - above]) if above else math.inf
+    lower = float(ordered[below - 1]) if below else -math.inf
+    return Interval(float(np.quantile(ordered, quantile)), lower, upper)
+
+
+def _misses(count: int, chance: float) -> int:
+    """The largest k with P(Binomial(count, chance) < k) <= 1 - CONFIDENCE."""
+    ranks = np.arange(count)
+    return int(np.sum(bdtr(ranks, count, chance) <= 1 - CONFIDENCE))
 
 
 def paired_drop(dense: Sequence[float], shipped: Sequence[float]) -> Interval:
@@ -88,7 +112,3 @@ def tango_upper(lost: int, won: int, count: int) -> float:
         z = (lost - won - count * delta) / math.sqrt(variance) if variance > 0 else -math.inf
         low, high = (delta, high) if z > -Z else (low, delta)
     return high
-
-
-def _exp(value: float) -> float:
-    return math.exp(value) if value < 700 else math.inf

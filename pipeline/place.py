@@ -1,0 +1,86 @@
+"""Where engines are measured: this machine, each job in a fresh process of it."""
+
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from exporters.base import FloatArray, call_one
+from exporters.worker import EngineFile, Job
+from profiles.device import Ssh
+from profiles.errors import DeviceError
+from profiles.host import Host, this_host
+
+LIBRARIES = (
+    "ai-edge-litert",
+    "executorch",
+    "ncnn",
+    "numpy",
+    "onnx",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "onnxsim",
+    "openvino",
+    "tensorrt",
+    "torch",
+    "torch-pruning",
+    "torchvision",
+)
+"""Whose versions a measurement carries, where they are installed."""
+TIMEOUT_S = 900
+
+
+class Place(Protocol):
+    """A machine that runs engines. Everything raises DeviceError where it does not answer."""
+
+    def host(self) -> Host:
+        """What the machine tells of itself."""
+        ...
+
+    def answer(self, job: Job) -> str:
+        """The JSON that a fresh process gives for a job; engines are files of this machine."""
+        ...
+
+    def outputs(self, engine: EngineFile, batches: Iterable[FloatArray]) -> Iterator[FloatArray]:
+        """The first output [n, ...] of the engine for every batch of inputs [n, ...]."""
+        ...
+
+
+@dataclass(frozen=True)
+class Here:
+    """This machine."""
+
+    def host(self) -> Host:
+        return this_host(LIBRARIES)
+
+    def answer(self, job: Job) -> str:
+        # `-P` keeps the current folder off the search path.
+        command = [sys.executable, "-P", "-m", "exporters.worker"]
+        text = job.model_dump_json()
+        try:
+            done = subprocess.run(
+                command, input=text, capture_output=True, text=True, timeout=TIMEOUT_S
+            )
+        except subprocess.TimeoutExpired as error:
+            raise DeviceError(f"measuring took more than {TIMEOUT_S} s and was stopped") from error
+        if done.returncode:
+            lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+            raise DeviceError(f"the measuring process failed: {lines[-1]}")
+        return done.stdout
+
+    def outputs(self, engine: EngineFile, batches: Iterable[FloatArray]) -> Iterator[FloatArray]:
+        session = engine.opened()
+        free = session.inputs[0].shape[0] is None
+        for batch in batches:
+            parts = [batch] if free else np.split(batch, len(batch))
+            yield np.concatenate([call_one(session, part) for part in parts])
+
+
+@contextmanager
+def place_of(ssh: Ssh | None) -> Iterator[Place]:
+    """The machine at that address, or this one, reached and let go again."""
+    yield Here()
