@@ -16,7 +16,7 @@ from pydantic import PositiveFloat, PositiveInt, model_validator
 from exporters.base import Array, Session, runtime
 from profiles import fresh
 from profiles.device import EngineOptions
-from profiles.errors import SlimgateError
+from profiles.errors import DeviceError, SlimgateError
 from profiles.spec import Spec
 
 
@@ -38,8 +38,8 @@ class LatencyJob(Spec):
     batch: PositiveInt
     seconds: PositiveFloat
     least_samples: PositiveInt
-    frame_interval_ms: PositiveFloat | None
     seed: int
+    frame_interval_ms: PositiveFloat | None = None
 
 
 class StartJob(Spec):
@@ -85,6 +85,9 @@ def start(job: StartJob) -> dict[str, object]:
 def _loaded(engine: EngineFile, batch: int) -> Callable[[], object]:
     """One run on fixed random input, of `batch` samples where the engine leaves that open."""
     session = engine.opened()
+    fixed = session.inputs[0].shape[0]
+    if fixed not in (None, batch):
+        raise DeviceError(f"{Path(engine.path).name} takes batches of {fixed}, not of {batch}")
     generator = np.random.default_rng(0)
     feed: dict[str, Array] = {
         spec.name: generator.standard_normal([d or batch for d in spec.shape]).astype(spec.dtype)

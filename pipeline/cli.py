@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipeline import cli_devices
 from profiles.errors import ConfigError, SlimgateError
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ app = typer.Typer(
     "configuration, 3 something is not installed, 4 device unreachable, 5 a stage failed, "
     "6 inconclusive evidence, 7 integrity or security refusal, 130 SIGINT, 143 SIGTERM.",
 )
+
+app.add_typer(cli_devices.app, name="devices")
 
 RecipePath = Annotated[Path, typer.Argument(help="The recipe, a .toml file.")]
 BundlePath = Annotated[Path, typer.Argument(help="A bundle's folder.")]

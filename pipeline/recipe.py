@@ -65,7 +65,9 @@ class Recipe(Spec):
     @field_validator("target", mode="before")
     @classmethod
     def _one_or_many(cls, value: object) -> object:
-        return [value] if isinstance(value, (dict, Target)) else value
+        if isinstance(value, list):
+            return tuple(value)
+        return (value,) if isinstance(value, (dict, Target)) else value
 
     @field_validator("target")
     @classmethod
@@ -118,7 +120,7 @@ def read_recipe(path: Path) -> tuple[Recipe, tuple[Aim, ...]]:
     """
     recipe = read_spec(path, Recipe)
     try:
-        aims = tuple(_aim(target, recipe, path.parent) for target in recipe.target)
+        aims = aims_of(recipe, path.parent)
         prune = recipe.prune.resolved(math.lcm(*(aim.device.channel_multiple for aim in aims)))
         if not prune.says_how_much():
             ratios = [aim.budget.macs_ratio for aim in aims if aim.budget.macs_ratio is not None]
@@ -133,6 +135,14 @@ def read_recipe(path: Path) -> tuple[Recipe, tuple[Aim, ...]]:
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
     return resolved, aims
+
+
+def aims_of(recipe: Recipe, base: Path) -> tuple[Aim, ...]:
+    """The targets of a recipe whose paths are relative to `base`.
+
+    Raises ConfigError for a device that there is not, or that cannot run the recipe.
+    """
+    return tuple(_aim(target, recipe, base) for target in recipe.target)
 
 
 def _aim(target: Target, recipe: Recipe, base: Path) -> Aim:

@@ -49,7 +49,7 @@ def read_spec(path: Path, kind: type[S]) -> S:
         # JSON mode is strict about numbers and strings, yet takes lists as tuples.
         return kind.model_validate_json(json.dumps(data, default=str), strict=True)
     except ValidationError as error:
-        raise ConfigError(explain(error, kind, str(path))) from error
+        raise ConfigError(explain(error, kind, str(path), data)) from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 text, save it as UTF-8 ({error})") from error
     except (ValueError, RecursionError) as error:
@@ -70,15 +70,17 @@ def _json(text: str) -> object:
     return data
 
 
-def explain(error: ValidationError, kind: type[BaseModel], where: str) -> str:
-    """One line for each wrong key: where, what was found, what is allowed."""
+def explain(
+    error: ValidationError, kind: type[BaseModel], where: str, data: object = None
+) -> str:
+    """One line for each wrong key of `data`: where, what was found, what is allowed."""
     items = error.errors(include_url=False)
     lines = []
     for item in items:
         place = item["loc"]
         if any(len(o["loc"]) > len(place) and o["loc"][: len(place)] == place for o in items):
             continue  # what is wrong with a table as a whole comes of the keys in it
-        keys, names = _keys(kind, place)
+        keys, names = _keys(kind, _as_written(place, data))
         start = ": ".join([where, *([".".join(keys)] if keys else [])])
         if item["type"] == "extra_forbidden":
             near = difflib.get_close_matches(keys[-1], names, n=1)
@@ -93,6 +95,20 @@ def explain(error: ValidationError, kind: type[BaseModel], where: str) -> str:
             found = "" if isinstance(item["input"], dict) else f" (found {value})"
             lines.append(f"{start}: {message}{found}")
     return "\n".join(lines)
+
+
+def _as_written(location: tuple[int | str, ...], data: object) -> tuple[int | str, ...]:
+    """The location without the index of a table that stands where several may."""
+    found: list[int | str] = []
+    for part in location:
+        if isinstance(part, int) and isinstance(data, dict):
+            continue
+        found.append(part)
+        if isinstance(data, dict):
+            data = data.get(part)
+        elif isinstance(data, list) and isinstance(part, int):
+            data = data[part]
+    return tuple(found)
 
 
 def _keys(kind: type[BaseModel], location: tuple[int | str, ...]) -> tuple[list[str], list[str]]:

@@ -11,6 +11,7 @@ from conftest import NETWORK, TASK, Project
 
 from pipeline.data import FloatArray, Split, Targets, balanced_indices, batches
 from pipeline.measure import engine_file, score_engine
+from pipeline.place import Here
 from pipeline.task import Task
 from profiles.device import load_device
 from profiles.errors import ConfigError, SlimgateError
@@ -285,7 +286,7 @@ def test_what_is_wrong_with_a_metric_is_told(metric: Metric, says: str, complete
     task = Task(torch.nn.Flatten, images, images, metric=metric)
     device = load_device("host", Path())
     with pytest.raises(SlimgateError, match=says):
-        score_engine(engine_file(complete.bundle / "engine.onnx", device), task)
+        score_engine(Here(), engine_file(complete.bundle / "engine.onnx", device), task)
 
 
 NOTHING = {

@@ -60,7 +60,7 @@ TABLES: dict[str, tuple[dict[str, Table | None], list[str]]] = {
     "no recovery": ({"recover": {"chain": []}}, ["recover.chain: ", "at least 1 item"]),
     "device": (
         {"target": {"device": "rasberry-pi"}},
-        ["target.device: device 'rasberry-pi' is none of: host", "or give the path of a .toml"],
+        ["target.device: device 'rasberry-pi' is none of: android", "or give the path of a .toml"],
     ),
     "device's file": (
         {"target": {"device": "mine.toml"}},
@@ -74,7 +74,6 @@ TABLES: dict[str, tuple[dict[str, Table | None], list[str]]] = {
         {"target": {"budget": {}}},
         ["target.budget: a budget needs at least one of: top1"],
     ),
-    "no budget": ({"target": {"budget": None, "device": "host"}}, ["target.budget: missing"]),
     "no target": ({"target": None}, ["target: missing"]),
     "no task": ({"task": None}, ["task: missing"]),
     "two keys missing": ({"task": {"data": None, "size": None}}, ["task.data: m", "task.size: m"]),
@@ -173,6 +172,24 @@ def test_a_wrong_device_file_is_named(text: str, says: str, project: Project) ->
     (project.folder / "mine.toml").write_text(text)
     project.recipe(target={"device": "mine.toml"})
     project.refuses(2, "target.device", "mine.toml", says)
+
+
+def test_a_device_without_a_budget_needs_one_in_the_recipe(project: Project) -> None:
+    (project.folder / "mine.toml").write_text('description = "x"')
+    project.recipe(target={"device": "mine.toml", "budget": None})
+    project.refuses(2, "target.budget: missing, and mine.toml has no default")
+
+
+def test_batches_need_an_engine_that_takes_any_number(project: Project) -> None:
+    (project.folder / "mine.toml").write_text('description = "x"\nbatch = 4')
+    project.recipe(target={"device": "mine.toml"})
+    project.refuses(2, "mine.toml runs batches of 4: set export.dynamic_batch = true")
+
+
+def test_two_targets_of_one_name_are_refused(project: Project) -> None:
+    path = project.recipe(target=None)
+    path.write_text(path.read_text() + '[[target]]\ndevice = "host"\n' * 2)
+    project.refuses(2, "target: two targets have one name; give each a `name`")
 
 
 def test_init_does_not_touch_what_is_there(project: Project) -> None:

@@ -13,9 +13,9 @@ from torch import nn
 
 from exporters.base import Source
 from exporters.engines.ort import Ort
-from exporters.worker import MEMORY_CALLS, EngineFile, Job, LatencyJob, MemoryJob
+from exporters.worker import EngineFile, Job, LatencyJob, StartJob
 from profiles.device import EngineOptions
-from profiles.measurement import LatencyRun, MemoryRun
+from profiles.measurement import LatencyRun, StartRun
 
 WORKER = ("-P", "-m", "exporters.worker")
 
@@ -47,16 +47,18 @@ def ort(engine: Path) -> EngineFile:
     return EngineFile(runtime="ort", options=EngineOptions(), path=str(engine))
 
 
-def weigh(engine: Path) -> Job:
-    return Job(memory=MemoryJob(engine=ort(engine)))
+def begin(engine: Path) -> Job:
+    return Job(start=StartJob(engine=ort(engine), batch=1))
 
 
-def clock(engine: Path) -> Job:
+def clock(engine: Path, frame_interval_ms: float | None = None) -> Job:
     names = ("shipped", "dense", "control")
     job = LatencyJob(
         engines=dict.fromkeys(names, ort(engine)),
+        batch=1,
         seconds=0.02,
         least_samples=12,
+        frame_interval_ms=frame_interval_ms,
         seed=0,
     )
     return Job(latency=job)
@@ -71,17 +73,40 @@ def test_a_latency_job_gives_whole_samples_of_every_engine(engine: Path) -> None
     assert min(found.shipped.wall_ns) > 0
 
 
-def test_a_memory_job_gives_a_peak_above_its_baseline(engine: Path) -> None:
-    done = work(weigh(engine))
+def test_frames_are_timed_where_they_are_asked_for(engine: Path) -> None:
+    done = work(clock(engine, frame_interval_ms=2))
+    assert len(LatencyRun.model_validate_json(done.stdout).frames_ns) == 12
+    assert LatencyRun.model_validate_json(work(clock(engine)).stdout).frames_ns == ()
+
+
+def test_the_machine_is_looked_at_before_and_after(engine: Path) -> None:
+    first, *_, last = LatencyRun.model_validate_json(work(clock(engine)).stdout).conditions
+    assert first.at_s < last.at_s
+    if first.others_cpu_s is not None and last.others_cpu_s is not None:
+        assert last.others_cpu_s - first.others_cpu_s > -0.1
+
+
+def test_a_start_job_gives_its_times_and_a_peak_above_its_baseline(engine: Path) -> None:
+    done = work(begin(engine))
     assert (done.returncode, done.stderr) == (0, "")
-    found = MemoryRun.model_validate_json(done.stdout)
+    found = StartRun.model_validate_json(done.stdout)
     assert 0 < found.baseline_mib < found.steady_mib <= found.peak_mib
     assert found.method
-    assert MEMORY_CALLS > 1
+    assert found.load_ms > 0
+    assert found.first_ms > 0
+
+
+def test_an_engine_for_another_batch_is_refused(tmp_path: Path) -> None:
+    model = linear()
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+    (tmp_path / "engine.onnx").write_bytes(model.SerializeToString())
+    done = work(Job(start=StartJob(engine=ort(tmp_path / "engine.onnx"), batch=3)))
+    assert (done.returncode, done.stdout) == (4, "")
+    assert "batches of 1, not of 3" in done.stderr
 
 
 def test_a_missing_engine_is_one_line_and_the_devices_exit_code(tmp_path: Path) -> None:
-    for job in (weigh(tmp_path / "none.onnx"), clock(tmp_path / "none.onnx")):
+    for job in (begin(tmp_path / "none.onnx"), clock(tmp_path / "none.onnx")):
         done = work(job)
         assert (done.returncode, done.stdout) == (4, "")
         (line,) = done.stderr.splitlines()
@@ -90,7 +115,7 @@ def test_a_missing_engine_is_one_line_and_the_devices_exit_code(tmp_path: Path) 
 
 def test_a_broken_engine_is_one_line_and_the_devices_exit_code(tmp_path: Path) -> None:
     (tmp_path / "engine.onnx").write_bytes(b"nonsense")
-    done = work(weigh(tmp_path / "engine.onnx"))
+    done = work(begin(tmp_path / "engine.onnx"))
     assert (done.returncode, done.stdout) == (4, "")
     assert len(done.stderr.splitlines()) == 1
 
@@ -98,14 +123,16 @@ def test_a_broken_engine_is_one_line_and_the_devices_exit_code(tmp_path: Path) -
 def test_an_unknown_runtime_is_a_mistake_of_the_user() -> None:
     done = work(
         Job(
-            memory=MemoryJob(engine=EngineFile(runtime="tensor", options=EngineOptions(), path="e"))
+            start=StartJob(
+                engine=EngineFile(runtime="tensor", options=EngineOptions(), path="e"), batch=1
+            )
         )
     )
     assert (done.returncode, done.stdout) == (2, "")
     assert "none of the engines" in done.stderr
 
 
-@pytest.mark.parametrize("text", ["", "nonsense", "{}", '{"memory": {}}', '{"more": 1}'])
+@pytest.mark.parametrize("text", ["", "nonsense", "{}", '{"start": {}}', '{"more": 1}'])
 def test_what_is_no_job_is_no_success(text: str) -> None:
     done = work(text)
     assert done.returncode != 0
@@ -113,10 +140,10 @@ def test_what_is_no_job_is_no_success(text: str) -> None:
 
 
 def test_a_job_is_exactly_one_of_the_two(engine: Path) -> None:
-    with pytest.raises(ValidationError, match="either latency or memory"):
+    with pytest.raises(ValidationError, match="either latency or start"):
         Job()
-    with pytest.raises(ValidationError, match="either latency or memory"):
-        Job(latency=clock(engine).latency, memory=weigh(engine).memory)
+    with pytest.raises(ValidationError, match="either latency or start"):
+        Job(latency=clock(engine).latency, start=begin(engine).start)
 
 
 def test_neither_torch_nor_onnx_nor_scipy_weighs_on_the_measurement(engine: Path) -> None:
@@ -126,13 +153,13 @@ def test_neither_torch_nor_onnx_nor_scipy_weighs_on_the_measurement(engine: Path
         "heavy = {'torch', 'onnx', 'scipy', 'pipeline'} & set(sys.modules)\n"
         "sys.exit(code or (str(sorted(heavy)) if heavy else 0))"
     )
-    done = work(weigh(engine), "-P", "-c", code)
+    done = work(begin(engine), "-P", "-c", code)
     assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_files_in_the_current_folder_are_not_imported(engine: Path, tmp_path: Path) -> None:
     for name in ("exporters", "profiles", "pipeline", "numpy", "json"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit('hostile')")
-    done = work(weigh(engine), cwd=tmp_path)
+    done = work(begin(engine), cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads(done.stdout)["peak_mib"] > 0

@@ -13,11 +13,11 @@ from pipeline.compare import Compared, compare, comparison_json, engines_named, 
 from pipeline.criteria.magnitude import Magnitude
 from pipeline.flow import Flow
 from pipeline.measure import Measure
-from pipeline.recipe import Recipe, Target
+from pipeline.recipe import Recipe, Target, aims_of
 from pipeline.stages.prune import Prune
 from pipeline.store import Store
 from pipeline.task import FileTask
-from profiles.device import Budget, DeviceProfile
+from profiles.device import Budget
 from profiles.errors import ConfigError
 from profiles.statistics import Interval
 
@@ -67,12 +67,12 @@ def flow(store: Path) -> Flow:
     recipe = Recipe(
         task=FileTask(file="task.py:task"),
         recover=None,
-        target=Target(budget=Budget(macs_ratio=0.9)),
+        target=(Target(budget=Budget(macs_ratio=0.9)),),
         measure=Measure(seconds=0.05),
     )
     prune = Prune(criterion=Magnitude(), allocator=Uniform(), macs_ratio=0.8)
     recipe = recipe.model_copy(update={"prune": prune.resolved(1)})
-    return Flow(recipe, DeviceProfile(description="here"), checkpoint(), Store(store))
+    return Flow(recipe, aims_of(recipe, Path()), checkpoint(), Store(store))
 
 
 def test_a_runtime_is_one_file_and_is_compared_as_every_other(toy: None, tmp_path: Path) -> None:
@@ -84,11 +84,11 @@ def test_a_runtime_is_one_file_and_is_compared_as_every_other(toy: None, tmp_pat
     found = rows["toy", "fp32"]
     assert (found.status, found.error is not None and found.error < 1e-4) == ("verified", True)
     assert found.score == rows["ort", "fp32"].score
-    assert found.cpu_ratio is not None
-    assert 0.3 < found.cpu_ratio.measured < 3
+    assert found.time_ratio is not None
+    assert 0.3 < found.time_ratio.measured < 3
     other = rows["toy", "fp16"]
     assert (other.status, other.reason) == ("unverified", "it is only a toy")
-    assert (other.score, other.cpu_ratio) == (None, None)
+    assert (other.score, other.time_ratio) == (None, None)
     assert other.size_mib
 
 
@@ -105,7 +105,7 @@ def test_the_table_has_the_fastest_first_and_gaps_where_there_are_no_figures() -
     lines = table([none, slow, fast]).splitlines()
     assert [line.split()[0] for line in lines] == ["engine", "b", "a", "c"]
     assert lines[3].endswith("libc is not installed")
-    bad = Compared("d", "fp32", "verified", "", cpu_ratio=Interval(1.0, 0.0, float("inf")))
+    bad = Compared("d", "fp32", "verified", "", time_ratio=Interval(1.0, 0.0, float("inf")))
     rows = json.loads(comparison_json([fast, bad]))["engines"]
-    assert rows[0]["cpu_ratio"] == {"measured": 0.5, "lower": 0.4, "upper": 0.6}
-    assert rows[1]["cpu_ratio"] is None
+    assert rows[0]["time_ratio"] == {"measured": 0.5, "lower": 0.4, "upper": 0.6}
+    assert rows[1]["time_ratio"] is None

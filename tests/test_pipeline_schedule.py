@@ -9,14 +9,14 @@ from test_pipeline_stages import Tints
 from pipeline.artifact import Checkpoint
 from pipeline.flow import Flow
 from pipeline.plan import PruningPlan, channels_of
-from pipeline.recipe import Recipe, Target, read_recipe
+from pipeline.recipe import Recipe, Target, aims_of, read_recipe
 from pipeline.schedule import Schedule
 from pipeline.stages.finetune import FineTune
 from pipeline.stages.prune import Prune
 from pipeline.stages.recover import Recover
 from pipeline.store import Plan, Store
 from pipeline.task import FileTask, Task
-from profiles.device import Budget, load_device
+from profiles.device import Budget
 from profiles.errors import ConfigError
 from profiles.spec import read_spec
 
@@ -46,14 +46,13 @@ def recipe(schedule: Schedule, prune: Prune = PRUNE, finetune: FineTune | None =
         schedule=schedule,
         recover=Recover(samples=32),
         finetune=finetune,
-        target=Target(budget=Budget(macs_ratio=0.5)),
+        target=(Target(budget=Budget(macs_ratio=0.5)),),
     )
 
 
 def flow(asked: Recipe, runner: Store | Plan) -> Flow:
     task = Task(lambda: trained(Residual), Tints(80, 0), Tints(40, 1))
-    device = load_device("host", Path())
-    return Flow(asked, device, Checkpoint("dense", task, None, None), runner)
+    return Flow(asked, aims_of(asked, Path()), Checkpoint("dense", task, None, None), runner)
 
 
 def test_two_steps_end_at_the_target_with_one_plan_of_the_dense_network(tmp_path: Path) -> None:

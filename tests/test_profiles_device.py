@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from exporters.base import runtime
-from profiles.device import Budget, DeviceProfile, device_names, load_device
+from profiles.device import Budget, DeviceProfile, Identity, device_names, load_device
 from profiles.errors import ConfigError
+from profiles.host import Host
 from profiles.spec import read_spec
 
 
@@ -24,10 +25,59 @@ def test_every_shipped_device_loads_and_names_a_runtime(name: str) -> None:
 
 
 def test_the_shipped_devices_are_the_documented_ones() -> None:
-    assert device_names() == ("host", "raspberry-pi-5", "x86-64")
-    assert load_device("host", Path()).machine is None
-    assert load_device("raspberry-pi-5", Path()).machine == "aarch64"
-    assert load_device("x86-64", Path()).machine == "x86_64"
+    assert device_names() == (
+        "android-arm64",
+        "host",
+        "jetson-agx-orin",
+        "jetson-orin-nano",
+        "jetson-orin-nx",
+        "raspberry-pi-4",
+        "raspberry-pi-5",
+        "rtx-ada",
+        "x86-64",
+    )
+
+
+@pytest.mark.parametrize("name", device_names())
+def test_every_shipped_device_but_the_host_says_what_counts_as_it_and_has_a_budget(
+    name: str,
+) -> None:
+    device = load_device(name, Path())
+    assert (device.identity == Identity()) == (name == "host")
+    assert device.budget is not None
+    assert device.clock == ("cpu" if name == "host" else "wall")
+
+
+HOST = Host(
+    machine="aarch64",
+    model="Raspberry Pi 5 Model B Rev 1.0",
+    cpu="Cortex-A76",
+    cores=4,
+    system="Linux",
+    versions={},
+)
+
+
+@pytest.mark.parametrize(
+    ("identity", "wrong"),
+    [
+        (Identity(), ""),
+        (Identity(machine="aarch64", model="Raspberry Pi 5", cpu="A76", cores=4), ""),
+        (Identity(machine="x86_64"), "it is a aarch64, not a x86_64"),
+        (Identity(model="Pi 4"), "its model is Raspberry Pi 5 Model B Rev 1.0, not Pi 4"),
+        (Identity(cpu="A72"), "its processor is Cortex-A76, not A72"),
+        (Identity(cores=8), "it has 4 cores, not 8"),
+    ],
+)
+def test_a_machine_is_the_device_when_all_it_reports_is_as_the_profile_says(
+    identity: Identity, wrong: str
+) -> None:
+    assert identity.unlike(HOST) == wrong
+
+
+def test_the_raspberry_pi_is_told_from_another_by_its_model() -> None:
+    assert load_device("raspberry-pi-5", Path()).identity.unlike(HOST) == ""
+    assert "Raspberry Pi 4" in load_device("raspberry-pi-4", Path()).identity.unlike(HOST)
 
 
 def test_a_device_of_ones_own_is_found_by_its_path_beside_the_recipe(tmp_path: Path) -> None:
@@ -61,7 +111,7 @@ def test_a_budget_holds_the_limits_that_are_set(tmp_path: Path) -> None:
 
 
 def test_a_budget_without_any_limit_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="at least one of: top1_drop, macs"):
+    with pytest.raises(ConfigError, match="at least one of: top1_drop, parity_error, macs"):
         budget(tmp_path, "")
 
 

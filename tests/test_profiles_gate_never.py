@@ -86,11 +86,10 @@ def test_slowing_every_call_never_turns_a_refusal_into_a_pass(
 
 
 @settings(deadline=None)
-@given(TIMED, st.integers(0, 7), st.integers(1, 400), st.sampled_from(TIMES), st.floats(0.1, 12))
-def test_slowing_one_process_never_turns_a_failure_into_a_pass(
+@given(TIMED, st.integers(0, 7), st.integers(1, 400), st.sampled_from(TIMES), st.floats(0.1, 400))
+def test_slowing_one_process_never_turns_a_refusal_into_a_pass(
     times: list[int], place: int, more: int, metric: str, limit: float
 ) -> None:
-    # A fast process that slows down may settle the noise it made: from inconclusive it can pass.
     slower = [time + more * (i == place) for i, time in enumerate(times)]
     before, after = (
         loose(metric)
@@ -99,9 +98,8 @@ def test_slowing_one_process_never_turns_a_failure_into_a_pass(
         .check()
         for process in (times, slower)
     )
-    if before.status == "fail":
+    if before.status != "pass":
         assert after.status != "pass"
-    assert after.status != "pass" or after.measured <= limit
 
 
 @given(st.sampled_from(METRICS), st.sampled_from(["dense", "shipped"]))

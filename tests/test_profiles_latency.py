@@ -4,7 +4,7 @@ import random
 import time
 from itertools import pairwise
 
-from profiles.latency import LEAST_CALLS, Timed, interleave, warm_up
+from profiles.latency import LEAST_CALLS, Timed, interleave, paced, warm_up
 
 
 class Counted:
@@ -31,6 +31,10 @@ class Slowing:
         self.cost_ns *= 1.1
 
 
+def nothing() -> None:
+    pass
+
+
 def work() -> int:
     return sum(range(5000))
 
@@ -38,7 +42,7 @@ def work() -> int:
 def timed(seconds: float, least: int) -> tuple[list[Timed], list[str]]:
     log: list[str] = []
     calls = [Counted(name, log) for name in "abc"]
-    return interleave(calls, seconds, least, random.Random(0)), log
+    return interleave(calls, seconds, least, random.Random(0), nothing), log
 
 
 def test_a_steady_call_warms_up() -> None:
@@ -76,7 +80,7 @@ def test_the_first_call_of_each_block_is_made_and_not_kept() -> None:
 def test_the_order_of_the_engines_changes_from_round_to_round() -> None:
     log: list[str] = []
     waits = [Counted(name, log, wait_s=0.002) for name in "abc"]
-    interleave(waits, 0, 30, random.Random(0))
+    interleave(waits, 0, 30, random.Random(0), nothing)
     follows = {pair for pair in pairwise(log) if pair[0] != pair[1]}
     assert len(follows) > 3  # a fixed order has three
 
@@ -85,17 +89,43 @@ def test_the_same_seed_gives_the_same_order() -> None:
     firsts = []
     for seed in (1, 1, 2, 3, 4, 5):
         log: list[str] = []
-        interleave([Counted(name, log) for name in "abc"], 0, 1, random.Random(seed))
+        interleave([Counted(name, log) for name in "abc"], 0, 1, random.Random(seed), nothing)
         firsts.append(list(dict.fromkeys(log)))
     assert firsts[0] == firsts[1]
     assert any(order != firsts[0] for order in firsts)
 
 
 def test_waiting_is_wall_time_and_not_cpu_time() -> None:
-    (found,) = interleave([lambda: time.sleep(0.005)], 0, 5, random.Random(0))
+    (found,) = interleave([lambda: time.sleep(0.005)], 0, 5, random.Random(0), nothing)
     assert sum(found.cpu_ns) < sum(found.wall_ns)
 
 
 def test_times_are_those_of_the_call_that_took_them() -> None:
-    heavy, light = interleave([lambda: sum(range(200_000)), work], 0, 10, random.Random(0))
+    calls = [lambda: sum(range(200_000)), work]
+    heavy, light = interleave(calls, 0, 10, random.Random(0), nothing)
     assert sorted(heavy.cpu_ns)[5] > sorted(light.cpu_ns)[5]
+
+
+def test_between_two_rounds_the_machine_is_looked_at() -> None:
+    log: list[str] = []
+    calls = [Counted(name, log) for name in "ab"]
+    looks: list[int] = []
+    found = interleave(calls, 0.05, 1, random.Random(0), lambda: looks.append(len(log)))
+    assert len(looks) == len(found[0].blocks)
+    assert looks[0] == 0
+
+
+def test_no_frame_starts_before_its_time() -> None:
+    starts: list[float] = []
+    began = time.perf_counter()
+    found = paced(lambda: starts.append(time.perf_counter()), 0.02, 5)
+    assert len(found) == 5
+    assert all(start - began >= 0.02 * frame for frame, start in enumerate(starts))
+
+
+def test_a_frame_that_has_to_wait_for_the_one_before_is_late() -> None:
+    waits = iter([0.5, 0, 0])
+    found = paced(lambda: time.sleep(next(waits)), 0.1, 3)
+    assert found[0] >= 0.5e9
+    assert found[1] >= 0.4e9  # due at 0.1 s, answered at 0.5 s
+    assert found[2] >= 0.3e9

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from evidence import MS, calls, engine, measurement, run, weighed
+from evidence import MS, calls, engine, look, measurement, run, weighed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -13,18 +13,26 @@ from profiles.measurement import (
     CallTimes,
     LatencyRun,
     Measurement,
-    cpu_ratio,
     figures,
+    first_inference_ms,
+    p95_ratio,
     peak_mib,
+    throughput_per_s,
+    time_ratio,
     top1_drop,
     wall_ms,
 )
+from profiles.statistics import Interval
 
 
 def cpu(*blocks: list[int]) -> CallTimes:
     """Calls whose wall and CPU times are alike, in these blocks."""
     times = tuple(time for block in blocks for time in block)
     return CallTimes(wall_ns=times, cpu_ns=times, blocks=tuple(map(len, blocks)))
+
+
+def ratio(above: list[CallTimes], below: list[CallTimes]) -> Interval:
+    return time_ratio(above, below, "cpu")
 
 
 def test_a_measurement_is_read_back_as_it_was() -> None:
@@ -40,17 +48,17 @@ def test_a_measurement_is_read_back_as_it_was() -> None:
 def test_evidence_that_is_not_finite_is_read_back_as_it_was(
     scores: list[float], peak: float
 ) -> None:
-    spoiled = engine("a" * 64, 500, scores).model_copy(update={"memory": (weighed(peak),)})
+    spoiled = engine("a" * 64, 500, scores).model_copy(update={"starts": (weighed(peak),)})
     written = measurement().model_copy(update={"shipped": spoiled}).model_dump_json()
     found = Measurement.model_validate_json(written).shipped
     assert np.array_equal(found.scores, scores, equal_nan=True)
-    assert np.array_equal(found.memory[0].peak_mib, peak, equal_nan=True)
+    assert np.array_equal(found.starts[0].peak_mib, peak, equal_nan=True)
 
 
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        ('"schema_version":1', '"schema_version":2'),
+        ('"schema_version":2', '"schema_version":1'),
         ('"macs":500', '"macs":0'),
         ('"macs":500', '"macs":NaN'),
         ('"macs":500', f'"macs":{10**400}'),
@@ -58,7 +66,7 @@ def test_evidence_that_is_not_finite_is_read_back_as_it_was(
         ('"macs":500', '"macs":500,"more":1'),
         ('"wall_ns":[5000000', '"wall_ns":[-1'),
         ('"wall_ns":[5000000', f'"wall_ns":[{2**63}'),
-        ('"blocks":[6', '"blocks":[0'),
+        ('"blocks":[30', '"blocks":[0'),
         ('"cpu":"a CPU",', ""),
     ],
 )
@@ -90,7 +98,7 @@ def test_a_process_is_whole_when_its_engines_have_as_many_blocks() -> None:
     whole = run()
     assert whole.is_whole()
     for engine_name in ("dense", "control", "shipped"):
-        for blocks in ((12,), (4, 4, 4)):
+        for blocks in ((60,), (20, 20, 20)):
             times = calls(5, 4, blocks)
             assert not whole.model_copy(update={engine_name: times}).is_whole()
 
@@ -98,19 +106,19 @@ def test_a_process_is_whole_when_its_engines_have_as_many_blocks() -> None:
 def test_a_machine_that_changes_speed_leaves_the_ratio_as_it_is() -> None:
     dense = cpu([100] * 5, [200] * 5, [400] * 5, [50] * 5)
     shipped = cpu([60] * 5, [120] * 5, [240] * 5, [30] * 5)
-    assert cpu_ratio([shipped], [dense]).measured == pytest.approx(0.6)
+    assert ratio([shipped], [dense]).measured == pytest.approx(0.6)
 
 
 def test_the_ratio_pairs_blocks_even_when_one_engine_made_more_calls_while_it_was_fast() -> None:
     dense, shipped = cpu([100], [200] * 9, [200] * 9), cpu([50] * 9, [100], [100])
-    assert cpu_ratio([shipped], [dense]).measured == pytest.approx(0.5)
+    assert ratio([shipped], [dense]).measured == pytest.approx(0.5)
     overall = np.median(shipped.cpu_ns) / np.median(dense.cpu_ns)
     assert overall == pytest.approx(0.25)  # what unpaired medians would have said
 
 
 def test_one_disturbed_block_does_not_move_the_ratio() -> None:
     dense, shipped = cpu([100], [100], [100]), cpu([50], [5000], [50])
-    assert cpu_ratio([shipped], [dense]).measured == pytest.approx(0.5)
+    assert ratio([shipped], [dense]).measured == pytest.approx(0.5)
 
 
 @settings(deadline=None)
@@ -133,7 +141,7 @@ def test_the_ratio_does_not_depend_on_the_speed_of_any_block(
         return cpu(*above), cpu(*below)
 
     (slow_above, slow_below), (above, below) = pair(speeds), pair([1] * 5)
-    slow, plain = cpu_ratio([slow_above], [slow_below]), cpu_ratio([above], [below])
+    slow, plain = ratio([slow_above], [slow_below]), ratio([above], [below])
     assert slow.measured == pytest.approx(plain.measured)
 
 
@@ -149,21 +157,74 @@ def test_the_ratio_does_not_depend_on_the_speed_of_any_block(
     ids=["blocks", "no time below", "no time above", "empty", "lost"],
 )
 def test_times_that_cannot_be_paired_leave_no_ratio(above: CallTimes, below: CallTimes) -> None:
-    assert math.isnan(cpu_ratio([above, cpu([1])], [below, cpu([1])]).measured)
+    assert math.isnan(ratio([above, cpu([1])], [below, cpu([1])]).measured)
 
 
 def test_processes_of_different_number_are_a_mistake_of_the_caller() -> None:
     with pytest.raises(ValueError, match="zip"):
-        cpu_ratio([cpu([1])], [])
+        ratio([cpu([1])], [])
 
 
-def test_percentiles_are_of_each_process_and_their_geometric_mean_is_the_figure() -> None:
+def test_percentiles_are_of_each_process_and_their_median_is_the_figure() -> None:
     first = cpu([MS * n for n in range(1, 102)])  # 1 ... 101 ms: median 51, p95 96
-    second = cpu([4 * MS * n for n in range(1, 102)])
+    second = cpu([3 * MS * n for n in range(1, 102)])
     assert wall_ms([first, second], 50).measured == pytest.approx(2 * 51)
     assert wall_ms([first, second], 95).measured == pytest.approx(2 * 96)
     assert math.isnan(wall_ms([first, cpu()], 50).measured)
     assert math.isnan(wall_ms([], 50).measured)
+
+
+def test_a_tail_is_bounded_over_the_processes_and_over_the_calls() -> None:
+    same = [cpu([MS * n for n in range(1, 101)])] * 8
+    alike = wall_ms(same, 95)
+    assert alike.measured == pytest.approx(95.05)
+    assert alike.upper == pytest.approx(97)  # the 771st of 800: what more calls would narrow
+    apart = [cpu([MS * n * (1 + k) for n in range(1, 101)]) for k in range(8)]
+    assert wall_ms(apart, 95).upper == pytest.approx(7 * 95.05)  # the slowest process but one
+    assert wall_ms(same, 50).upper == pytest.approx(50.5)  # of the median no calls are pooled
+
+
+def test_ratios_are_of_the_clock_asked_for() -> None:
+    found = [run()] * 5
+    shipped, dense = [r.shipped for r in found], [r.dense for r in found]
+    assert time_ratio(shipped, dense, "cpu").measured == pytest.approx(2 / 4)
+    assert time_ratio(shipped, dense, "wall").measured == pytest.approx(4 / 5)
+    assert p95_ratio(shipped, dense, "wall").measured == pytest.approx(4 / 5)
+    assert math.isnan(p95_ratio([cpu([0])], [cpu([1])], "cpu").measured)
+
+
+def test_throughput_counts_samples_and_not_calls() -> None:
+    calls_of_4_ms = [run().shipped] * 5
+    assert throughput_per_s(calls_of_4_ms, 1).measured == pytest.approx(250)
+    assert throughput_per_s(calls_of_4_ms, 8).measured == pytest.approx(2000)
+    assert math.isnan(throughput_per_s([cpu()], 1).measured)
+
+
+def test_the_first_inference_is_loading_and_one_call() -> None:
+    found = first_inference_ms([weighed(load_ms=ms) for ms in (8, 9, 10, 11, 12)])
+    assert (found.lower, found.measured, found.upper) == (10, 12, 14)
+
+
+def test_other_processes_are_told_apart_from_this_one_by_their_cpu_time() -> None:
+    assert run().others_cores() == 0
+    busy = run().model_copy(update={"conditions": (look(0, 9), look(4, 15))})
+    assert busy.others_cores() == pytest.approx(1.5)
+    silent = run().model_copy(update={"conditions": (look(0), look(0))})
+    assert silent.others_cores() is None
+
+
+def test_a_clock_held_down_at_any_moment_is_noticed() -> None:
+    assert not run().was_throttled()
+    counted = (look(0), look(1, throttle_events=4), look(2, throttle_events=4))
+    held = (look(0), look(1).model_copy(update={"throttled": True}), look(2))
+    for conditions in (counted, held):
+        assert run().model_copy(update={"conditions": conditions}).was_throttled()
+
+
+def test_samples_that_are_not_the_same_are_not_paired() -> None:
+    found = measurement()
+    other = found.shipped.model_copy(update={"samples_sha256": "8" * 64})
+    assert math.isnan(top1_drop(found.model_copy(update={"shipped": other})).measured)
 
 
 def test_memory_is_the_worst_run_and_five_percent() -> None:
@@ -191,7 +252,7 @@ def test_the_drop_is_what_the_shipped_engine_lost() -> None:
 
 def test_the_figures_of_an_engine_are_those_known_by_hand() -> None:
     found = measurement()
-    assert figures(found.shipped, [one.shipped for one in found.latency]) == pytest.approx(
+    assert figures(found.shipped, [one.shipped for one in found.latency], 1) == pytest.approx(
         {
             "top1": 0.9,
             "macs": 500,
@@ -200,7 +261,10 @@ def test_the_figures_of_an_engine_are_those_known_by_hand() -> None:
             "engine_size_mib": 1,
             "latency_p50_ms": 4,
             "latency_p95_ms": 4,
+            "latency_p99_ms": 4,
             "cpu_p50_ms": 2,
+            "throughput_per_s": 250,
+            "first_inference_ms": 10,
             "peak_memory_mib": 20,
             "steady_memory_mib": 15,
         }
@@ -208,8 +272,8 @@ def test_the_figures_of_an_engine_are_those_known_by_hand() -> None:
 
 
 def test_the_figures_that_were_not_measured_are_nan() -> None:
-    bare = engine("a" * 64, 500, []).model_copy(update={"memory": ()})
-    found = figures(bare, [])
+    bare = engine("a" * 64, 500, []).model_copy(update={"starts": ()})
+    found = figures(bare, [], 1)
     known = {"macs", "flops", "parameters", "engine_size_mib"}
     assert {name for name, figure in found.items() if not math.isnan(figure)} == known
 

@@ -16,9 +16,10 @@ from profiles.statistics import (
     Interval,
     Z,
     exact,
-    log_mean_bounds,
     mean_bounds,
+    median_bounds,
     paired_drop,
+    quantile_bounds,
     tango_upper,
 )
 
@@ -167,61 +168,78 @@ def test_fewer_than_two_values_bound_nothing(values: list[float]) -> None:
     found = mean_bounds(values)
     assert (found.lower, found.upper) == (-math.inf, math.inf)
     assert math.isnan(found.measured) if not values else found.measured == values[0]
-    assert log_mean_bounds(values).upper == math.inf
+
+
+@pytest.mark.parametrize(
+    ("count", "rank"), [(5, 1), (7, 1), (8, 2), (10, 2), (11, 3), (15, 4), (20, 6)]
+)
+def test_the_bounds_of_a_median_are_the_sign_tests_order_statistics(count: int, rank: int) -> None:
+    found = median_bounds(list(range(1, count + 1)))
+    assert found.measured == (count + 1) / 2
+    assert (found.lower, found.upper) == (rank, count + 1 - rank)
+    assert (
+        scipy.stats.binom.cdf(rank - 1, count, 0.5)
+        <= 0.05
+        < scipy.stats.binom.cdf(rank, count, 0.5)
+    )
+
+
+@pytest.mark.parametrize(
+    ("count", "quantile", "rank"),
+    [(59, 0.95, 59), (1000, 0.95, 962), (299, 0.99, 299), (1000, 0.99, 996)],
+)
+def test_the_bound_of_a_percentile_is_the_documented_order_statistic(
+    count: int, quantile: float, rank: int
+) -> None:
+    assert quantile_bounds(list(range(1, count + 1)), quantile).upper == rank
+
+
+@pytest.mark.parametrize(("count", "quantile"), [(4, 0.5), (58, 0.95), (298, 0.99)])
+def test_fewer_values_than_a_quantile_needs_leave_it_unbounded_above(
+    count: int, quantile: float
+) -> None:
+    assert quantile_bounds([1.0] * count, quantile).upper == math.inf
 
 
 @settings(deadline=None)
-@given(FIGURES, st.floats(0.001, 1000))
-def test_the_bounds_of_a_time_scale_with_its_unit(values: list[float], scale: float) -> None:
-    plain, scaled = log_mean_bounds(values), log_mean_bounds([scale * value for value in values])
-    assert scaled.measured == pytest.approx(scale * plain.measured, rel=1e-9)
-    assert scaled.lower == pytest.approx(scale * plain.lower, rel=1e-6)
-    if plain.upper < 1e250:
-        assert scaled.upper == pytest.approx(scale * plain.upper, rel=1e-6)
+@given(FIGURES, st.integers(0, 11), st.floats(0, 1e6), st.sampled_from([0.5, 0.95]))
+def test_a_figure_made_worse_never_makes_its_bounds_better(
+    values: list[float], place: int, more: float, quantile: float
+) -> None:
+    worse = [value + more * (i == place) for i, value in enumerate(values)]
+    before, after = quantile_bounds(values, quantile), quantile_bounds(worse, quantile)
+    assert after.upper >= before.upper
+    assert after.lower >= before.lower
 
 
 @settings(deadline=None)
 @given(FIGURES)
-def test_the_bounds_of_a_ratio_turn_over_with_it(values: list[float]) -> None:
-    there, back = log_mean_bounds(values), log_mean_bounds([1 / value for value in values])
-    assert back.measured == pytest.approx(1 / there.measured)
-    if there.upper < 1e250:
-        assert back.lower == pytest.approx(1 / there.upper, rel=1e-6)
+def test_the_bounds_bracket_the_median_and_turn_over_with_it(values: list[float]) -> None:
+    there, back = median_bounds(values), median_bounds([-value for value in values])
+    assert there.lower <= there.measured <= there.upper
+    assert (back.lower, back.upper) == (-there.upper, -there.lower)
 
 
-def test_the_geometric_mean_is_the_figure() -> None:
-    assert log_mean_bounds([1.0, 10.0, 100.0]).measured == pytest.approx(10)
-    assert log_mean_bounds([2.0, 2.0, 2.0]) == pytest.approx(exact_approx(2.0))
-
-
-def exact_approx(value: float) -> Interval:
-    """What `exact` gives, but for the rounding of exp(log(value))."""
-    bound = math.exp(math.log(value))
-    return Interval(bound, bound, bound)
-
-
-@pytest.mark.parametrize("bad", [0.0, -1.0, math.nan])
-def test_a_time_that_is_not_positive_leaves_no_figure(bad: float) -> None:
-    found = log_mean_bounds([1.0, bad, 2.0])
+@pytest.mark.parametrize("values", [[], [1.0, math.nan], [1.0, math.inf], [-math.inf, 1.0]])
+def test_values_that_are_missing_or_not_finite_leave_no_quantile(values: list[float]) -> None:
+    found = median_bounds(values)
     assert math.isnan(found.measured)
+    assert math.isnan(found.lower)
     assert math.isnan(found.upper)
 
 
-def test_processes_that_differ_wildly_have_an_infinite_bound_and_no_overflow() -> None:
-    assert log_mean_bounds([1e-300, 1e300]).upper == math.inf
-
-
-def test_an_engine_over_its_budget_ships_as_rarely_as_promised() -> None:
-    # Between-process noise of 2 %, 5 processes, the gate's rule: upper <= limit.
-    noise = np.random.default_rng(0).normal(0, 0.02, (2000, 5))
+@pytest.mark.parametrize("processes", [5, 8])
+def test_an_engine_over_its_budget_ships_as_rarely_as_promised(processes: int) -> None:
+    # Between-process noise of 2 %, the gate's rule: upper <= limit.
+    noise = np.random.default_rng(0).normal(0, 0.02, (4000, processes))
     shipped = {
-        truth: sum(log_mean_bounds(list(row)).upper <= 1 for row in truth * np.exp(noise)) / 2000
+        truth: sum(median_bounds(list(row)).upper <= 1 for row in truth * np.exp(noise)) / 4000
         for truth in (1.03, 1.01, 1.0, 0.95)
     }
-    assert shipped[1.03] == 0
+    assert shipped[1.03] <= 0.001
     assert shipped[1.01] <= 0.01
     assert shipped[1.0] <= 0.06
-    assert shipped[0.95] >= 0.97
+    assert shipped[0.95] >= (0.97 if processes == 8 else 0.95)
 
 
 @settings(deadline=None)

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from pipeline.flow import RUNTIMES
+from pipeline.place import LIBRARIES
 from profiles.host import this_host
-from profiles.measurement import LatencyRun, cpu_ratio
+from profiles.measurement import LatencyRun, time_ratio
 
 Figure = str | float | None
 Row = Mapping[str, Figure]
@@ -63,8 +63,9 @@ def parse_options(about: str | None) -> Options:
 
 def latency_figures(runs: Sequence[LatencyRun]) -> dict[str, Figure]:
     """Shipped / dense CPU time with its bounds, and dense / dense, which ought to be 1."""
-    ratio = cpu_ratio([run.shipped for run in runs], [run.dense for run in runs])
-    control = cpu_ratio([run.control for run in runs], [run.dense for run in runs])
+    dense = [run.dense for run in runs]
+    ratio = time_ratio([run.shipped for run in runs], dense, "cpu")
+    control = time_ratio([run.control for run in runs], dense, "cpu")
     return {
         "latency_ratio": ratio.measured,
         "latency_lower": ratio.lower,
@@ -85,7 +86,7 @@ def numbers(rows: Iterable[Row], name: str) -> list[float]:
 
 def report(rows: Sequence[Row], spread: Spread, options: Options) -> None:
     """Print everything on stdout."""
-    host = this_host(RUNTIMES).model_dump()
+    host = this_host(LIBRARIES).model_dump()
     versions = host.pop("versions")
     load = round(os.getloadavg()[0], 2)
     if options.as_json:

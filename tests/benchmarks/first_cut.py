@@ -37,15 +37,16 @@ from pipeline.criteria.pro import Pro
 from pipeline.criteria.random import Random
 from pipeline.criteria.taylor import Taylor
 from pipeline.flow import Flow, load_flow
-from pipeline.measure import EnginePair, engine_file, score_engine, time_engines
-from pipeline.recipe import Recipe, Target
+from pipeline.measure import EnginePair, engine_file, score_engine, time_engines, timing_of
+from pipeline.place import Here
+from pipeline.recipe import Recipe, Target, aims_of
 from pipeline.recoveries.bn_recalibrate import BnRecalibrate
 from pipeline.stages.finetune import FineTune
 from pipeline.stages.prune import Prune
 from pipeline.stages.recover import Recover
 from pipeline.store import Store
 from pipeline.task import ConfiguredTask
-from profiles.device import Budget, load_device
+from profiles.device import Budget
 from profiles.statistics import paired_drop
 
 NETWORK = "resnet56"
@@ -81,7 +82,7 @@ def base_recipe() -> Recipe:
             allocator=Uniform(), macs_ratio=MACS_RATIO, multiple=1, floor=1, samples=SAMPLES
         ),
         recover=Recover(chain=(BnRecalibrate(),), samples=SAMPLES),
-        target=Target(budget=Budget(macs_ratio=MACS_RATIO)),
+        target=(Target(budget=Budget(macs_ratio=MACS_RATIO)),),
     )
 
 
@@ -119,34 +120,36 @@ def variant(flow: Flow, criterion: Criterion, epochs: int, seed: int) -> Flow:
 
 def measured(flow: Flow, dense: Dense, engine: Engine) -> dict[str, Figure]:
     """Every figure of one engine beside the dense one."""
-    scores = dense.scores
+    (aim,), scores = flow.aims, dense.scores
     if engine != dense.engine:
-        scores = score_engine(engine_file(engine.path, flow.device), flow.dense.task)
+        scores = score_engine(Here(), engine_file(engine.path, aim.device), flow.dense.task).values
     drop = paired_drop(dense.scores, scores)
-    pair = EnginePair(*(engine_file(e.path, flow.device) for e in (dense.engine, engine)))
+    pair = EnginePair(*(engine_file(e.path, aim.device) for e in (dense.engine, engine)))
+    timing = timing_of(aim.device, aim.budget, flow.recipe.measure)
     return {
         "macs_ratio": engine.source.report().macs / dense.engine.source.report().macs,
         "top1": float(np.mean(scores)),
         "top1_drop": drop.measured,
         "drop_lower": drop.lower,
         "drop_upper": drop.upper,
-        **latency_figures(time_engines(pair, flow.recipe.measure)),
+        **latency_figures(time_engines(Here(), pair, timing)),
     }
 
 
 def all_rows(options: Options, store: Store) -> Iterator[Row]:
     """The dense row, then one for each seed, criterion and number of epochs."""
     recipe = base_recipe()
-    device = load_device(recipe.target.device, options.data)
-    flow = load_flow(recipe, device, options.data, store)
-    engine = flow.built_dense()
-    dense = Dense(engine, score_engine(engine_file(engine.path, device), flow.dense.task))
+    (aim,) = aims = aims_of(recipe, options.data)
+    flow = load_flow(recipe, aims, options.data, store)
+    engine = flow.built_dense(aim)
+    file = engine_file(engine.path, aim.device)
+    dense = Dense(engine, score_engine(Here(), file, flow.dense.task).values)
     yield {**heading(None, 0, 0), **measured(flow, dense, engine)}
     for seed in SEEDS if options.full else SEEDS[:1]:
         for name, criterion in criteria(seed).items():
             for epochs in EPOCHS:
                 one = variant(flow, criterion, epochs, seed)
-                yield {**heading(name, epochs, seed), **measured(one, dense, one.built())}
+                yield {**heading(name, epochs, seed), **measured(one, dense, one.built(aim))}
 
 
 def heading(criterion: str | None, epochs: int, seed: int) -> Row:

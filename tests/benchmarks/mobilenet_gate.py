@@ -87,13 +87,19 @@ class StageRow(TypedDict):
     seconds: float
 
 
+class TargetRow(TypedDict):
+    """One device, as `slimgate run --json` prints it."""
+
+    checks: list[Check]
+    dense: dict[str, float]
+    shipped: dict[str, float]
+
+
 class Answer(TypedDict):
     """What `slimgate run --json` prints."""
 
     verdict: str
-    checks: list[Check]
-    dense: dict[str, float]
-    shipped: dict[str, float]
+    targets: list[TargetRow]
     stages: list[StageRow]
 
 
@@ -108,9 +114,15 @@ class Outcome:
     outside_s: float
 
     @property
+    def target(self) -> TargetRow:
+        """The one device."""
+        (target,) = self.answer["targets"]
+        return target
+
+    @property
     def drop(self) -> Check:
         """The one item of the budget."""
-        (check,) = self.answer["checks"]
+        (check,) = self.target["checks"]
         return check
 
 
@@ -168,7 +180,7 @@ def slimgate(folder: Path, name: str, limit: float) -> Outcome:
 
 def row_of(run: str, judged_on: str, outcome: Outcome) -> Row:
     """One line of the table."""
-    answer, drop = outcome.answer, outcome.drop
+    answer, target, drop = outcome.answer, outcome.target, outcome.drop
     stages = answer["stages"]
     return {
         "network": NETWORK,
@@ -182,9 +194,9 @@ def row_of(run: str, judged_on: str, outcome: Outcome) -> Row:
         "measured_drop": drop["measured"],
         "lower": drop["lower"],
         "upper": drop["upper"],
-        "macs_ratio": answer["shipped"]["macs"] / answer["dense"]["macs"],
-        "top1_dense": answer["dense"]["top1"],
-        "top1_shipped": answer["shipped"]["top1"],
+        "macs_ratio": target["shipped"]["macs"] / target["dense"]["macs"],
+        "top1_dense": target["dense"]["top1"],
+        "top1_shipped": target["shipped"]["top1"],
         **latency_figures(read_measurement(outcome.bundle / "measurement.json").latency),
         "cached": sum(stage["cached"] for stage in stages),
         "stages": len(stages),

@@ -22,8 +22,6 @@ installed has no row; stderr says so. `--full` doubles the processes.
 
 import json
 import logging
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -46,6 +44,7 @@ from exporters.to_onnx import to_onnx
 from exporters.worker import EngineFile, Job, LatencyJob
 from pipeline.api import prune
 from pipeline.data import batches
+from pipeline.place import Here
 from pipeline.pruning import Widths
 from pipeline.recoveries.least_squares import LeastSquares
 from pipeline.stages.build import CALIBRATION
@@ -53,7 +52,7 @@ from pipeline.stages.export import parity_inputs
 from pipeline.task import Task
 from profiles.device import EngineOptions
 from profiles.errors import MissingExtra, SlimgateError
-from profiles.measurement import MIB, CallTimes, cpu_ratio
+from profiles.measurement import MIB, CallTimes, time_ratio
 from profiles.plugins import plugin, plugin_names
 
 MOBILENET = "mobilenet_v2"
@@ -183,18 +182,12 @@ def timed(built: Sequence[Built], processes: int) -> list[Mapping[str, CallTimes
         names = [str(n) for n in np.random.default_rng(seed).permutation(list(engines))]
         job = LatencyJob(
             engines={name: engines[name] for name in names},
+            batch=1,
             seconds=SECONDS,
             least_samples=30,
             seed=seed,
         )
-        done = subprocess.run(
-            [sys.executable, "-m", "exporters.worker"],
-            input=Job(latency=job).model_dump_json(),
-            stdout=subprocess.PIPE,
-            text=True,
-            check=True,
-        )
-        answer = json.loads(done.stdout)
+        answer = json.loads(Here().answer(Job(latency=job)))
         runs.append({name: CallTimes.model_validate(answer[name]) for name in names})
     return runs
 
@@ -217,7 +210,7 @@ def rows_of(
 
 def ratios(above: Sequence[CallTimes], below: Sequence[CallTimes]) -> dict[str, float]:
     """Of times, one of each in every process."""
-    cpu = cpu_ratio(above, below)
+    cpu = time_ratio(above, below, "cpu")
     walls = [
         float(np.median(a.wall_ns) / np.median(b.wall_ns))
         for a, b in zip(above, below, strict=True)

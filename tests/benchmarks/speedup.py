@@ -28,7 +28,8 @@ from exporters.engines.ort import Ort
 from exporters.parity import feeds_of
 from exporters.simplify import simplify
 from exporters.to_onnx import to_onnx
-from pipeline.measure import EnginePair, Measure, engine_file, time_engines
+from pipeline.measure import EnginePair, Measure, Timing, engine_file, time_engines
+from pipeline.place import Here
 from pipeline.pruning import Widths
 from profiles.device import DeviceProfile, load_device
 
@@ -74,7 +75,8 @@ def all_rows(data: Path, folder: Path, device: DeviceProfile) -> Iterator[Row]:
             ratio = macs_of(network, inputs) / macs
             engine = engine_of(network, inputs, folder / f"{name}-{number}.onnx")
             pair = EnginePair(beside, engine_file(engine, device))
-            figures = latency_figures(time_engines(pair, Measure(seconds=4)))
+            timing = Timing(Measure(seconds=4), device.batch, device.clock, least_calls=12)
+            figures = latency_figures(time_engines(Here(), pair, timing))
             latency = figures["latency_ratio"]
             assert isinstance(latency, float)
             yield {

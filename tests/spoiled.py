@@ -1,0 +1,175 @@
+"""Every way to spoil the evidence on every limit, and those that leave it good."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+from evidence import (
+    DEVICE,
+    FRAMES,
+    METRICS,
+    RATIOS,
+    TIMES,
+    Case,
+    calls,
+    look,
+    measurement,
+    run,
+    weighed,
+)
+
+from profiles.device import Identity
+from profiles.gate import AT_LEAST, ESTIMATES, MIN_PROCESSES, MIN_STARTS
+from profiles.measurement import LatencyRun
+
+WHOLE = ("macs", "parameters")
+"""Limits that are whole numbers."""
+
+
+def bound(metric: str) -> float:
+    """The limit up to which the evidence passes."""
+    found = ESTIMATES[metric](measurement())
+    return found.lower if metric in AT_LEAST else found.upper
+
+
+def at_limit(case: Case, metric: str) -> Case:
+    return case.limited(metric, bound(metric))
+
+
+def over(case: Case, metric: str) -> Case:
+    found = ESTIMATES[metric](measurement())
+    if metric in AT_LEAST:
+        return case.limited(metric, 1.1 * found.upper)
+    return case.limited(metric, found.lower - 1 if metric in WHOLE else 0.9 * found.lower)
+
+
+def not_a_number(case: Case, metric: str) -> Case:
+    return case.shipped(FIELDS[metric], math.nan)
+
+
+def infinite(case: Case, metric: str) -> Case:
+    return case.shipped(FIELDS[metric], math.inf)
+
+
+FIELDS = {
+    "parity_error": "parity_error",
+    "macs": "macs",
+    "macs_ratio": "macs",
+    "parameters": "parameters",
+    "parameters_ratio": "parameters",
+    "engine_size_mib": "size_bytes",
+    "engine_size_ratio": "size_bytes",
+}
+Spoil = Callable[[Case, str], Case]
+
+
+def of_device(**fields: object) -> Spoil:
+    device = DEVICE.model_copy(update=fields)
+    return lambda case, _: replace(case, device=device)
+
+
+SPOILED: Mapping[str, Mapping[str, Spoil]] = {
+    "any": {
+        "over": over,
+        "stale": lambda case, _: replace(case, sha256="6" * 64),
+        "another device": lambda case, _: replace(case, device_name="other"),
+        "another machine": of_device(identity=Identity(machine="aarch64")),
+        "another board": of_device(identity=Identity(model="Raspberry Pi 5")),
+        "another processor": of_device(identity=Identity(cpu="Cortex-A76")),
+        "other cores": of_device(identity=Identity(cores=4)),
+        "other threads": of_device(threads=4),
+        "other batch": of_device(batch=4),
+        "another clock": of_device(compute_capability="8.7"),
+    },
+    "counted": {
+        "NaN": not_a_number,
+        "infinite": infinite,
+        "below any limit": lambda case, metric: case.shipped(FIELDS[metric], -math.inf),
+    },
+    "scored": {
+        "NaN": lambda case, _: case.scored([math.nan, *[1.0] * 399]),
+        "infinite": lambda case, _: case.scored([math.inf, *[1.0] * 399]),
+        "missing": lambda case, _: case.scored([]),
+        "one missing": lambda case, _: case.scored([1.0] * 399),
+        "other samples": lambda case, _: case.shipped("samples_sha256", "8" * 64),
+    },
+    "timed": {
+        "missing": lambda case, _: case.timed([]),
+        "few processes": lambda case, _: case.timed([run()] * (MIN_PROCESSES - 1)),
+        "unsettled": lambda case, _: case.timed([changed(warm=False), *[run()] * 4]),
+        "noisy control": lambda case, _: case.timed([run(control_ms=4.05)] * 5),
+        "control without time": lambda case, _: case.timed([run(control_ms=0)] * 5),
+        "no time passed": lambda case, _: case.timed([run(shipped_ms=0)] * 5),
+        "a time lost": lambda case, _: case.timed([cut(), *[run()] * 4]),
+        "a block lost": lambda case, _: case.timed([short((60,)), *[run()] * 4]),
+        "throttled": lambda case, _: case.timed([throttled(), *[run()] * 4]),
+        "no conditions": lambda case, _: case.timed([changed(conditions=()), *[run()] * 4]),
+    },
+    "by wall": {
+        "other processes": lambda case, _: case.timed([crowded(), *[run()] * 4]),
+    },
+    "in frames": {
+        "no frames": lambda case, _: case.timed([changed(frames_ns=()), *[run()] * 4]),
+        "few frames": lambda case, _: case.timed([changed(frames_ns=(5,) * 11)] * 5),
+        "frames without time": lambda case, _: case.timed([changed(frames_ns=(0,) * 60)] * 5),
+    },
+    "started": {
+        "missing": lambda case, _: case.weighed([]),
+        "few starts": lambda case, _: case.weighed([weighed()] * (MIN_PROCESSES - 1)),
+        "NaN": lambda case, _: case.weighed([weighed(load_ms=math.nan), *[weighed()] * 4]),
+        "no time passed": lambda case, _: case.weighed([weighed(load_ms=0), *[weighed()] * 4]),
+    },
+    "weighed": {
+        "NaN": lambda case, _: case.weighed([weighed(math.nan), weighed(), weighed()]),
+        "infinite": lambda case, _: case.weighed([weighed(math.inf), weighed(), weighed()]),
+        "missing": lambda case, _: case.weighed([]),
+        "few runs": lambda case, _: case.weighed([weighed()] * (MIN_STARTS - 1)),
+        "below its baseline": lambda case, _: case.weighed([weighed(39), weighed(), weighed()]),
+        "no baseline": lambda case, _: case.weighed([weighed(10, 0), weighed(), weighed()]),
+    },
+}
+GOOD: Mapping[str, Spoil] = {"ok": lambda case, _: case, "at limit": at_limit}
+
+
+def short(blocks: Sequence[int]) -> LatencyRun:
+    """A process whose shipped engine was called in these blocks."""
+    return run().model_copy(update={"shipped": calls(4, 2, blocks)})
+
+
+def changed(**fields: object) -> LatencyRun:
+    return run().model_copy(update=fields)
+
+
+def throttled() -> LatencyRun:
+    return changed(conditions=(look(0), look(1, throttle_events=4), look(2, throttle_events=4)))
+
+
+def crowded() -> LatencyRun:
+    """Others used 0.2 of the one processor that there is."""
+    return changed(conditions=(look(0, 9.0), look(2, 9.4)))
+
+
+def cut() -> LatencyRun:
+    """A process whose last CPU time got lost."""
+    times = run().shipped
+    return run().model_copy(
+        update={"shipped": times.model_copy(update={"cpu_ns": times.cpu_ns[:-1]})}
+    )
+
+
+def kinds_of(metric: str) -> tuple[str, ...]:
+    if metric in FIELDS:
+        return ("counted",)
+    if metric in TIMES:
+        crowd = () if metric in RATIOS else ("by wall",)
+        return ("timed", *crowd, *(("in frames",) if metric in FRAMES else ()))
+    return {"top1_drop": ("scored",), "first_inference_ms": ("started",)}.get(metric, ("weighed",))
+
+
+BAD = [
+    (metric, name, spoil)
+    for metric in METRICS
+    for kind in ("any", *kinds_of(metric))
+    for name, spoil in SPOILED[kind].items()
+]
+ALL = [(metric, name, spoil) for metric in METRICS for name, spoil in GOOD.items()] + BAD

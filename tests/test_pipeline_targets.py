@@ -1,0 +1,173 @@
+"""Several devices in one verdict, and what else `slimgate gate` says about a bundle."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from conftest import Project
+
+from pipeline.store import write_manifest
+
+TWO = """
+[[target]]
+device = "host"
+budget = { macs_ratio = 0.7, peak_memory_mib = 4096 }
+[[target]]
+device = "raspberry-pi-5"
+budget = { macs_ratio = 0.7, latency_p50_ms = 50 }
+"""
+
+
+@pytest.fixture(scope="module")
+def two(template: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A run for this host, and for a board that it is not."""
+    folder = tmp_path_factory.mktemp("two") / "project"
+    shutil.copytree(template.folder, folder)
+    project = Project(folder)
+    path = project.recipe(target=None)
+    path.write_text(path.read_text() + TWO)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipeline.measure.SESSIONS", 1)  # no limit here is on time
+        outcome = project.slimgate("run", path)
+    assert outcome.code == 6, outcome.err
+    return project
+
+
+def target(found: Mapping[str, object], device: str) -> Mapping[str, object]:
+    targets = found["targets"]
+    assert isinstance(targets, list)
+    return next(one for one in targets if one["device"] == device)
+
+
+def test_a_board_that_was_not_there_is_inconclusive_and_so_is_the_whole(two: Project) -> None:
+    outcome = two.slimgate("gate", two.bundle, "--json")
+    assert outcome.code == 6
+    found = json.loads(outcome.out)
+    assert found["verdict"] == "inconclusive"
+    assert target(found, "host")["verdict"] == "pass"
+    checks = target(found, "raspberry-pi-5")["checks"]
+    assert isinstance(checks, list)
+    assert {check["status"] for check in checks} == {"inconclusive"}
+    assert all("what measured is not the device" in check["reason"] for check in checks)
+
+
+def test_each_target_has_files_of_its_own_in_the_bundle(two: Project) -> None:
+    names = {path.name for path in two.bundle.iterdir()}
+    for device in ("host", "raspberry-pi-5"):
+        assert {
+            f"{device}-engine.onnx",
+            f"{device}-dense.onnx",
+            f"{device}-measurement.json",
+        } <= names
+    assert "engine.onnx" not in names
+    page = (two.bundle / "report.md").read_text()
+    assert "# INCONCLUSIVE: host, raspberry-pi-5" in page
+    assert "## host: pass" in page
+    assert "## raspberry-pi-5: inconclusive" in page
+
+
+def test_the_board_gets_an_engine_that_is_not_made_for_this_processor(two: Project) -> None:
+    here, there = (
+        (two.bundle / f"{device}-engine.onnx").read_bytes() for device in ("host", "raspberry-pi-5")
+    )
+    assert here != there
+
+
+def test_junit_has_a_suite_for_each_target_and_an_error_for_what_is_inconclusive(
+    two: Project, tmp_path: Path
+) -> None:
+    assert two.slimgate("gate", two.bundle, "--junit", tmp_path / "gate.xml").code == 6
+    suites = ElementTree.parse(tmp_path / "gate.xml").getroot()
+    found = {suite.get("name"): suite for suite in suites}
+    assert set(found) == {"host", "raspberry-pi-5"}
+    assert (found["host"].get("errors"), found["host"].get("failures")) == ("0", "0")
+    assert found["raspberry-pi-5"].get("errors") == "2"
+    errors = found["raspberry-pi-5"].findall("testcase/error")
+    assert all("not the device" in (error.get("message") or "") for error in errors)
+
+
+def test_the_summary_for_a_page_of_ci_has_the_verdict_first(two: Project, tmp_path: Path) -> None:
+    two.slimgate("gate", two.bundle, "--markdown", tmp_path / "summary.md")
+    text = (tmp_path / "summary.md").read_text()
+    assert text.startswith("# INCONCLUSIVE: host, raspberry-pi-5\n")
+    assert "| macs_ratio | " in text
+
+
+def test_what_cannot_be_written_is_told(two: Project) -> None:
+    two.slimgate("gate", two.bundle, "--junit", Path("nowhere") / "a.xml").says(
+        2, "nowhere/a.xml: not written (No such file"
+    )
+
+
+def test_a_bundle_is_no_worse_than_itself_but_for_what_was_not_measured(
+    released: Project,
+) -> None:
+    loose = ("--tolerance", "0.5", "--top1-drop", "0.9")
+    outcome = released.slimgate("gate", released.bundle, "--against", released.bundle, *loose)
+    assert "last:macs" in outcome.out
+    found = json.loads(
+        released.slimgate(
+            "gate", released.bundle, "--json", "--against", released.bundle, *loose
+        ).out
+    )
+    checks = target(found, "host")["checks"]
+    assert isinstance(checks, list)
+    status = {check["name"]: check["status"] for check in checks}
+    for name in ("macs", "parameters", "engine_size_mib", "peak_memory_mib", "top1_drop"):
+        assert status[f"last:{name}"] == "pass", name
+
+
+def test_a_bundle_that_grew_beside_the_last_one_is_refused(
+    released: Project, tmp_path: Path
+) -> None:
+    smaller = tmp_path / "last.bundle"
+    shutil.copytree(released.bundle, smaller)
+    rewritten = Project(released.folder)
+    path = smaller / "measurement.json"
+    evidence = json.loads(path.read_text())
+    evidence["shipped"]["macs"] //= 2
+    path.write_text(json.dumps(evidence))
+    (smaller / "MANIFEST.json").unlink()
+    write_manifest(smaller, 0.0)
+    outcome = rewritten.slimgate("gate", released.bundle, "--against", smaller)
+    assert outcome.code == 1
+    assert "last:macs " in outcome.out
+
+
+def test_a_last_bundle_without_the_device_is_told(two: Project, released: Project) -> None:
+    released.slimgate("gate", two.bundle, "--against", released.bundle).says(
+        2, "the last bundle has no target 'raspberry-pi-5'"
+    )
+
+
+WAIVER = """
+[[waiver]]
+check = "macs_ratio"
+device = "host"
+engine_sha256 = "{sha}"
+limit = 0.99
+reason = "the next board is faster"
+signed_off_by = "the release owner"
+expires = {day}
+"""
+
+
+@pytest.mark.parametrize(("day", "code"), [("2999-01-01", 0), ("2020-01-01", 1)])
+def test_a_waiver_ships_a_missed_limit_until_it_expires_and_only_when_it_is_accepted(
+    day: str, code: int, released: Project
+) -> None:
+    terms = json.loads((released.bundle / "targets.json").read_text())
+    terms["targets"][0]["budget"] = {"macs_ratio": 0.01}
+    (released.bundle / "targets.json").write_text(json.dumps(terms))
+    (released.bundle / "MANIFEST.json").unlink()
+    write_manifest(released.bundle, 0.0)
+    sha = json.loads((released.bundle / "measurement.json").read_text())["shipped"]["sha256"]
+    path = released.folder / "waiver.toml"
+    path.write_text(WAIVER.format(sha=sha, day=day))
+    assert released.slimgate("gate", released.bundle).code == 1
+    outcome = released.slimgate("gate", released.bundle, "--accept-waiver", path)
+    assert outcome.code == code, outcome.out
+    assert ("waived until 2999-01-01 by the release owner" in outcome.out) == (code == 0)
