@@ -93,11 +93,13 @@ def plan(recipe: RecipePath, cache: CacheDir = None, as_json: Json = False) -> N
         flow.built(aim)
     if as_json:
         rows = [{"name": r.name, "key": r.key, "cached": r.cached} for r in planned.rows]
-        _print(json.dumps({"schema_version": 1, "stages": rows}, indent=1))
+        _print(json.dumps({"schema_version": 1, "stages": rows, "doubts": flow.doubts()}, indent=1))
         return
     for row in planned.rows:
         _print(f"{'cached' if row.cached else 'to run':8}{row.name:16}{row.key[:16]}")
     _print("always  measure, judge, bundle")
+    for line in flow.doubts():
+        _print(line)
 
 
 @app.command()
@@ -144,9 +146,24 @@ def build(
 
 
 @app.command()
-def measure(bundle: BundlePath, as_json: Json = False) -> None:
-    """Measure a bundle's engines on this machine again, and judge. Needs no torch."""
+def measure(
+    bundle: Annotated[Path | None, typer.Argument(help="A bundle's folder.")] = None,
+    self_test: Annotated[
+        bool, typer.Option("--self-test", help="How small a difference this machine resolves.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Measure a bundle's engines again where they belong, and judge. Needs no torch."""
     from pipeline.measure import Measure
+
+    if self_test:
+        from pipeline import selftest
+
+        found = selftest.self_test(Measure())
+        _print(selftest.self_test_json(found) if as_json else selftest.text(found))
+        raise typer.Exit(0 if found.usable else 6)
+    if bundle is None:
+        raise ConfigError("measure what? give a bundle's folder, or --self-test")
     from pipeline.remeasure import remeasure
 
     _verdict(remeasure(bundle, Measure()), bundle, as_json, None)

@@ -17,6 +17,7 @@ from pipeline.stage import Stage
 from pipeline.stages.build import Build
 from pipeline.store import Runner, Store
 from profiles.spec import Spec
+from profiles.statistics import provable_drop, samples_needed
 
 log = logging.getLogger("slimgate")
 
@@ -65,6 +66,21 @@ class Flow:
 
     def built_dense(self, aim: Aim) -> Engine:
         return self.runner.run("build dense", _build(aim), self.exported_dense())
+
+    def doubts(self) -> list[str]:
+        """What the gate will not be able to pass, as far as can be told before anything runs."""
+        count = len(self.dense.task.validation)
+        found = []
+        for aim in self.aims:
+            drop = aim.budget.top1_drop
+            if drop is not None and provable_drop(count) > drop:
+                needed = samples_needed(drop)
+                found.append(
+                    f"{aim.name}: top1_drop {drop:g} needs "
+                    + (f"about {needed} validation samples" if needed else "endless samples")
+                    + f", there are {count}: an engine as good as the dense one is inconclusive"
+                )
+        return found
 
     def _maybe(
         self, name: str, stage: Stage[Checkpoint, Checkpoint] | None, source: Checkpoint

@@ -70,9 +70,7 @@ def _json(text: str) -> object:
     return data
 
 
-def explain(
-    error: ValidationError, kind: type[BaseModel], where: str, data: object = None
-) -> str:
+def explain(error: ValidationError, kind: type[BaseModel], where: str, data: object = None) -> str:
     """One line for each wrong key of `data`: where, what was found, what is allowed."""
     items = error.errors(include_url=False)
     lines = []

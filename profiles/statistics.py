@@ -9,6 +9,7 @@ from scipy.special import bdtr, ndtri, stdtrit
 
 CONFIDENCE = 0.95
 Z = float(ndtri(CONFIDENCE))
+MOST_SAMPLES = 10**9
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,28 @@ def paired_drop(dense: Sequence[float], shipped: Sequence[float]) -> Interval:
     bounds = mean_bounds(list(before - after))
     least = Z**2 / (count + Z**2)
     return Interval(drop, min(bounds.lower, drop - least), max(bounds.upper, drop + least))
+
+
+def provable_drop(count: int, changed: float = 0.05) -> float:
+    """The smallest drop that `count` samples can rule out for a network that lost nothing.
+
+    Assumes that the part `changed` of them is answered otherwise, as often better as worse.
+    """
+    each = round(changed * count / 2)
+    return tango_upper(each, each, count)
+
+
+def samples_needed(drop: float, changed: float = 0.05) -> int | None:
+    """The fewest samples with which `provable_drop` is within `drop`, to two digits.
+
+    None where no number that anybody has is enough, as for no drop at all.
+    """
+    count = 1
+    while provable_drop(count, changed) > drop:
+        count += max(1, count // 50)
+        if count > MOST_SAMPLES:
+            return None
+    return count
 
 
 def tango_upper(lost: int, won: int, count: int) -> float:

@@ -19,7 +19,9 @@ from profiles.statistics import (
     mean_bounds,
     median_bounds,
     paired_drop,
+    provable_drop,
     quantile_bounds,
+    samples_needed,
     tango_upper,
 )
 
@@ -287,3 +289,19 @@ def test_scores_that_are_missing_or_not_finite_leave_no_figure(
     assert math.isnan(found.measured)
     assert math.isnan(found.lower)
     assert math.isnan(found.upper)
+
+
+@pytest.mark.parametrize(
+    ("drop", "least", "most"), [(0.05, 70, 90), (0.01, 1300, 1500), (0.005, 5200, 5600)]
+)
+def test_the_samples_that_a_margin_needs_are_those_with_which_it_can_be_proven(
+    drop: float, least: int, most: int
+) -> None:
+    needed = samples_needed(drop)
+    assert needed is not None
+    assert least <= needed <= most
+    assert provable_drop(needed) <= drop < provable_drop(int(0.9 * needed))
+
+
+def test_no_number_of_samples_proves_that_nothing_at_all_is_lost() -> None:
+    assert samples_needed(0) is None
