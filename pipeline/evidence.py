@@ -7,6 +7,7 @@ from pipeline.digest import file_digest
 from pipeline.measure import (
     EnginePair,
     Measure,
+    Scores,
     engine_file,
     score_engine,
     start_engine,
@@ -31,12 +32,15 @@ def measure(
     """
     host, device = place.host(), aim.device
     unlike = device.identity.unlike(host)
-    if unlike:
-        log.warning("measure: this is not %s (%s): no times, no verdict", aim.name, unlike)
     log.info("measure %s: accuracy on %d samples ...", aim.name, len(task.validation))
+    scores = {
+        name: score_engine(place, engine_file(engine.path, device), task)
+        for name, engine in (("dense", dense), ("shipped", shipped))
+        if not engine.report().unverified
+    }
     before, after = (
-        _evidence(place, settings, task, aim, engine, timed=not unlike)
-        for engine in (dense, shipped)
+        _evidence(place, settings, aim, engine, scores.get(name), timed=not unlike)
+        for name, engine in (("dense", dense), ("shipped", shipped))
     )
     runs: tuple[LatencyRun, ...] = ()
     if not (unlike or before.unverified or after.unverified):
@@ -49,6 +53,7 @@ def measure(
         threads=device.threads,
         batch=device.batch,
         clock=device.clock,
+        labels=scores["shipped"].labels if "shipped" in scores else (),
         dense=before,
         shipped=after,
         latency=runs,
@@ -56,12 +61,11 @@ def measure(
 
 
 def _evidence(
-    place: Place, settings: Measure, task: Task, aim: Aim, engine: Engine, timed: bool
+    place: Place, settings: Measure, aim: Aim, engine: Engine, scores: Scores | None, timed: bool
 ) -> EngineEvidence:
     exported, built = engine.source.report(), engine.report()
     file = engine_file(engine.path, aim.device)
-    runs = not built.unverified
-    scores = score_engine(place, file, task) if runs else None
+    starts = start_engine(place, file, aim.device.batch, settings) if scores and timed else ()
     return EngineEvidence(
         sha256=file_digest(engine.path),
         unverified=built.unverified,
@@ -71,5 +75,5 @@ def _evidence(
         parameters=exported.parameters,
         scores=scores.values if scores else (),
         samples_sha256=scores.samples_sha256 if scores else "",
-        starts=start_engine(place, file, aim.device.batch, settings) if runs and timed else (),
+        starts=starts,
     )

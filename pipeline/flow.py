@@ -16,6 +16,7 @@ from pipeline.report import markdown
 from pipeline.stage import Stage
 from pipeline.stages.build import Build
 from pipeline.store import Runner, Store
+from profiles.host import Host, this_host
 from profiles.spec import Spec
 from profiles.statistics import provable_drop, samples_needed
 
@@ -69,23 +70,33 @@ class Flow:
 
     def doubts(self) -> list[str]:
         """What the gate will not be able to pass, as far as can be told before anything runs."""
-        count = len(self.dense.task.validation)
-        found = []
-        for aim in self.aims:
-            drop = aim.budget.top1_drop
-            if drop is not None and provable_drop(count) > drop:
-                needed = samples_needed(drop)
-                found.append(
-                    f"{aim.name}: top1_drop {drop:g} needs "
-                    + (f"about {needed} validation samples" if needed else "endless samples")
-                    + f", there are {count}: an engine as good as the dense one is inconclusive"
-                )
-        return found
+        count, host = len(self.dense.task.validation), this_host(())
+        return [
+            f"{aim.name}: {doubt}; it will be inconclusive"
+            for aim in self.aims
+            for doubt in (_absent(aim, host), _too_few(aim, count))
+            if doubt
+        ]
 
     def _maybe(
         self, name: str, stage: Stage[Checkpoint, Checkpoint] | None, source: Checkpoint
     ) -> Checkpoint:
         return self.runner.run(name, stage, source) if stage else source
+
+
+def _absent(aim: Aim, host: Host) -> str:
+    unlike = aim.device.identity.unlike(host)
+    if aim.ssh or not unlike:
+        return ""
+    return f"this machine is not the device ({unlike}): say where it is in target.ssh"
+
+
+def _too_few(aim: Aim, count: int) -> str:
+    drop = aim.budget.top1_drop
+    if drop is None or provable_drop(count) <= drop:
+        return ""
+    needed = samples_needed(drop) or "endless"
+    return f"top1_drop {drop:g} needs about {needed} validation samples, there are {count}"
 
 
 def _build(aim: Aim) -> Build:
@@ -102,6 +113,8 @@ def load_flow(recipe: Recipe, aims: tuple[Aim, ...], base: Path, runner: Runner)
 
 def release(flow: Flow, store: Store, out: Path) -> Release:
     """Run everything, judge, and write the bundle to `out`, whatever the verdict."""
+    for doubt in flow.doubts():
+        log.warning(doubt)
     files: dict[str, Path] = {"model.onnx": flow.exported().model, "plan.json": flow.pruned().plan}
     targets = []
     for aim in flow.aims:

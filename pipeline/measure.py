@@ -70,6 +70,8 @@ class Scores:
     values: tuple[float, ...]
     samples_sha256: str
     """Of the samples' inputs, in order."""
+    labels: tuple[int, ...]
+    """Their classes; empty where they have none."""
 
 
 def timing_of(device: DeviceProfile, budget: Budget, settings: Measure) -> Timing:
@@ -139,7 +141,9 @@ def score_engine(place: Place, engine: EngineFile, task: Task) -> Scores:
         found += scores.tolist()
     if len(found) != len(task.validation):
         raise DeviceError(f"{len(found)} of {len(task.validation)} samples were answered")
-    return Scores(tuple(found), digest.hexdigest())
+    classes = all(expected.ndim == 1 and expected.dtype.kind in "iu" for expected in targets)
+    labels = tuple(int(label) for expected in targets for label in expected) if classes else ()
+    return Scores(tuple(found), digest.hexdigest(), labels)
 
 
 def _time_once(place: Place, engines: EnginePair, timing: Timing, seed: int) -> LatencyRun:

@@ -47,6 +47,8 @@ class Budget(Spec):
     peak_memory_ratio: PositiveFloat | None = None
     throughput_per_s: PositiveFloat | None = None
     """At least so many samples a second, back to back: the one limit that is a minimum."""
+    energy_mj: PositiveFloat | None = None
+    """Of one call, as the machine counts it: RAPL's packages, a Jetson's input rail."""
 
     @model_validator(mode="after")
     def _has_an_item(self) -> Self:

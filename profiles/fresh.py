@@ -11,6 +11,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from profiles.conditions import conditions
+from profiles.energy import energy_per_call_mj
 from profiles.latency import interleave, paced, warm_up
 from profiles.memory import reset_peak, resident
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 WARM_UP_LIMIT_S = 20.0
 LOOK_S = 0.5
 """How often the machine's conditions are read while it measures."""
+ENERGY_S = 1.0
 CALLS_AFTER_START = 4
 
 
@@ -36,7 +38,8 @@ def time_engines(
 ) -> dict[str, object]:
     """Samples of each engine by its name, and the conditions they were taken under.
 
-    `frame_interval_ms` also calls the one named "shipped" at that pace, `least_samples` times.
+    The one named "shipped" is also called at the pace `frame_interval_ms`, `least_samples` times,
+    and for its energy, where the machine counts that.
     """
     looks = [conditions()]
     calls = {name: load() for name, load in loads.items()}
@@ -53,9 +56,11 @@ def time_engines(
     frames: tuple[int, ...] = ()
     if frame_interval_ms is not None:
         frames = paced(calls["shipped"], frame_interval_ms / 1e3, least_samples)
+    energy_mj = energy_per_call_mj(calls["shipped"], ENERGY_S) if "shipped" in calls else None
     return {
         **{name: asdict(timed[place]) for place, name in enumerate(calls)},
         "frames_ns": frames,
+        "energy_mj": energy_mj,
         "warm": all(warm),
         "conditions": [asdict(found) for found in looks],
     }

@@ -12,6 +12,7 @@ from profiles.measurement import (
     CallTimes,
     LatencyRun,
     Measurement,
+    energy_mj,
     first_inference_ms,
     frames_ms,
     p95_ratio,
@@ -232,6 +233,12 @@ def _p95_by_clock(measurement: Measurement) -> str:
     return _timed_by_clock(measurement) or _enough(fewest, 95)
 
 
+def _counted_energy(measurement: Measurement) -> str:
+    if any(run.energy_mj is None for run in measurement.latency):
+        return "the machine counts no energy, or not for this user (RAPL is for root alone)"
+    return _timed_by_wall(measurement)
+
+
 def _started(measurement: Measurement) -> str:
     starts = measurement.shipped.starts
     if len(starts) < MIN_PROCESSES:
@@ -300,6 +307,7 @@ ESTIMATES: Mapping[str, Callable[[Measurement], Interval]] = {
     "peak_memory_mib": lambda m: peak_mib(m.shipped.starts),
     "peak_memory_ratio": _memory_ratio,
     "throughput_per_s": lambda m: throughput_per_s(_shipped(m), m.batch),
+    "energy_mj": lambda m: energy_mj(m.latency),
 }
 """How each field of Budget is measured; a test holds the two together."""
 
@@ -315,5 +323,6 @@ REQUIREMENTS: Mapping[str, Callable[[Measurement], str]] = {
     "peak_memory_mib": _weighed,
     "peak_memory_ratio": _weighed_both,
     "throughput_per_s": _timed_by_wall,
+    "energy_mj": _counted_energy,
 }
 """What the samples behind a figure must be; the answer says what is wrong, or nothing."""

@@ -64,6 +64,8 @@ class LatencyRun(Evidence):
     shipped: CallTimes
     frames_ns: tuple[Nanoseconds, ...]
     """Wall time of the shipped engine called at a fixed frame interval; empty if it was not."""
+    energy_mj: float | None
+    """Of one call of the shipped engine, back to back; None where the machine does not count it."""
     warm: bool
     """Whether the warm-up settled before its time limit."""
     conditions: tuple[Look, ...]
@@ -133,6 +135,8 @@ class Measurement(Evidence):
     batch: Count
     clock: Clock
     """What ratios of times are of: CPU time, or wall time where that says nothing of latency."""
+    labels: tuple[int, ...]
+    """The class of each validation sample; empty where samples have none."""
     dense: EngineEvidence
     shipped: EngineEvidence
     latency: tuple[LatencyRun, ...]
@@ -190,6 +194,11 @@ def peak_mib(starts: Sequence[StartRun]) -> Interval:
 def first_inference_ms(starts: Sequence[StartRun]) -> Interval:
     """From the file to the first answer: loading and the first call, over the processes."""
     return median_bounds([run.load_ms + run.first_ms for run in starts])
+
+
+def energy_mj(runs: Sequence[LatencyRun]) -> Interval:
+    """Energy of one call, mJ, of all that the machine counts, over the processes."""
+    return median_bounds([run.energy_mj or float("nan") for run in runs])
 
 
 def top1_drop(measurement: Measurement) -> Interval:

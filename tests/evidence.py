@@ -32,7 +32,7 @@ COUNTS = (
     "engine_size_ratio",
 )
 RATIOS = ("latency_p50_ratio", "latency_p95_ratio")
-WALLS = ("latency_p50_ms", "latency_p95_ms", "latency_p99_ms", "throughput_per_s")
+WALLS = ("latency_p50_ms", "latency_p95_ms", "latency_p99_ms", "throughput_per_s", "energy_mj")
 FRAMES = ("frame_p95_ms", "frame_p99_ms")
 TIMES = (*WALLS, *RATIOS, *FRAMES)
 
@@ -51,6 +51,7 @@ def run(shipped_ms: float = 2.0, control_ms: float = 4.0) -> LatencyRun:
         control=calls(5, control_ms),
         shipped=calls(2 * shipped_ms, shipped_ms),
         frames_ns=(round(3 * shipped_ms * MS),) * 60,
+        energy_mj=10 * shipped_ms,
         warm=True,
         conditions=(look(0), look(2)),
     )
@@ -97,7 +98,7 @@ def engine(sha256: str, macs: int, scores: Sequence[float]) -> EngineEvidence:
 def measurement() -> Measurement:
     """500 of 1000 MACs, 50 parameters, 1 MiB, 4 ms, half the CPU time, 20 MiB; 40 of 400 lost.
 
-    6 ms a frame, 10 ms to the first answer.
+    6 ms a frame, 10 ms to the first answer, 20 mJ a call.
     """
     return Measurement(
         device=NAME,
@@ -107,6 +108,7 @@ def measurement() -> Measurement:
         threads=1,
         batch=1,
         clock="cpu",
+        labels=(0, 1) * 200,
         dense=engine("d" * 64, 1000, [1.0] * 400),
         shipped=engine(SHA, 500, [0.0] * 40 + [1.0] * 360),
         latency=(run(),) * 5,
@@ -172,6 +174,7 @@ LOOSE: Mapping[str, float] = {
     "peak_memory_mib": 25,
     "peak_memory_ratio": 1.2,
     "throughput_per_s": 200,
+    "energy_mj": 25,
 }
 
 

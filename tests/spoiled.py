@@ -108,6 +108,11 @@ SPOILED: Mapping[str, Mapping[str, Spoil]] = {
     "by wall": {
         "other processes": lambda case, _: case.timed([crowded(), *[run()] * 4]),
     },
+    "counted energy": {
+        "not counted": lambda case, _: case.timed([changed(energy_mj=None), *[run()] * 4]),
+        "NaN": lambda case, _: case.timed([changed(energy_mj=math.nan), *[run()] * 4]),
+        "nothing used": lambda case, _: case.timed([changed(energy_mj=0.0), *[run()] * 4]),
+    },
     "in frames": {
         "no frames": lambda case, _: case.timed([changed(frames_ns=()), *[run()] * 4]),
         "few frames": lambda case, _: case.timed([changed(frames_ns=(5,) * 11)] * 5),
@@ -162,7 +167,8 @@ def kinds_of(metric: str) -> tuple[str, ...]:
         return ("counted",)
     if metric in TIMES:
         crowd = () if metric in RATIOS else ("by wall",)
-        return ("timed", *crowd, *(("in frames",) if metric in FRAMES else ()))
+        more = ("in frames",) if metric in FRAMES else ()
+        return ("timed", *crowd, *more, *(("counted energy",) if metric == "energy_mj" else ()))
     return {"top1_drop": ("scored",), "first_inference_ms": ("started",)}.get(metric, ("weighed",))
 
 

@@ -129,7 +129,7 @@ def test_a_run_that_is_stopped_while_it_measures_writes_no_bundle(
     shutil.rmtree(released.bundle)
     path = released.recipe(measure={"seconds": 600})  # only the signal ends it in time
     process = released.start("run", path)
-    said = wait_for(process, "measure: latency")
+    said = wait_for(process, "measure host: latency")
     child = child_of(process)
     time.sleep(1)  # the child has its job
     stop(process, number)
@@ -177,7 +177,7 @@ def plant(folder: Path) -> Path:
 def test_a_folder_with_files_named_like_modules_runs_none_of_them(released: Project) -> None:
     ran = plant(released.folder)
     process = released.start("run", "recipe.toml")  # which reads net.py in there too
-    said = wait_for(process, "measure: latency")  # six processes have weighed the engines by now
+    said = wait_for(process, "measure host: latency")  # ten processes have run by now
     stop(process, signal.SIGTERM)
     assert finish(process)[0] == 128 + signal.SIGTERM
     assert said.count(": cached") == 6

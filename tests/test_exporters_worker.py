@@ -79,6 +79,11 @@ def test_frames_are_timed_where_they_are_asked_for(engine: Path) -> None:
     assert LatencyRun.model_validate_json(work(clock(engine)).stdout).frames_ns == ()
 
 
+def test_energy_is_told_where_the_machine_counts_it(engine: Path) -> None:
+    found = LatencyRun.model_validate_json(work(clock(engine)).stdout).energy_mj
+    assert found is None or found > 0
+
+
 def test_the_machine_is_looked_at_before_and_after(engine: Path) -> None:
     first, *_, last = LatencyRun.model_validate_json(work(clock(engine)).stdout).conditions
     assert first.at_s < last.at_s

@@ -54,6 +54,23 @@ def test_a_board_that_was_not_there_is_inconclusive_and_so_is_the_whole(two: Pro
     assert all("what measured is not the device" in check["reason"] for check in checks)
 
 
+def test_what_cannot_pass_is_told_before_anything_runs(two: Project) -> None:
+    outcome = two.slimgate("plan", two.folder / "recipe.toml")
+    assert outcome.code == 0
+    (doubt,) = [line for line in outcome.out.splitlines() if "inconclusive" in line]
+    assert doubt.startswith("raspberry-pi-5: this machine is not the device (")
+    assert "say where it is in target.ssh" in doubt
+
+
+def test_a_margin_that_the_samples_cannot_prove_is_told_before_anything_runs(
+    project: Project,
+) -> None:
+    path = project.recipe(target={"budget": {"top1_drop": 0.01, "macs_ratio": 0.7}})
+    outcome = project.slimgate("plan", path, "--json")
+    (doubt,) = json.loads(outcome.out)["doubts"]
+    assert "top1_drop 0.01 needs about 1414 validation samples, there are 32" in doubt
+
+
 def test_each_target_has_files_of_its_own_in_the_bundle(two: Project) -> None:
     names = {path.name for path in two.bundle.iterdir()}
     for device in ("host", "raspberry-pi-5"):

@@ -93,6 +93,7 @@ def test_the_figures_are_those_known_by_hand() -> None:
             "peak_memory_mib": 20,
             "peak_memory_ratio": 1,
             "throughput_per_s": 250,
+            "energy_mj": 20,
         }
     )
     assert checks["top1_drop"].upper == tango_upper(40, 0, 400)

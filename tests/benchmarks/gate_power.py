@@ -52,6 +52,7 @@ def process(truth: float, noise: float, generator: np.random.Generator) -> Laten
         control=control,
         shipped=shipped,
         frames_ns=(),
+        energy_mj=None,
         warm=True,
         conditions=(look(0), look(2)),
     )
