@@ -38,7 +38,7 @@ class Link:
 
     made: str
     how: str
-    error: str
+    differs: str
 
 
 @dataclass(frozen=True)
@@ -151,21 +151,24 @@ def _trials(pruned: PruneReport) -> Figure | None:
 def _chain(found: Release, exported: ExportReport) -> list[Link]:
     """Every step of the network that ships, to the engine of each target."""
     links = [
-        Link("ONNX", f"{exported.method}, opset {exported.opset}", f"{exported.export_error:.1e}"),
+        Link(
+            "ONNX",
+            f"{exported.method}, opset {exported.opset}",
+            f"differs by {exported.export_error:.1e}",
+        ),
         Link(
             "simplified ONNX",
             f"{exported.simplified_by or 'left as it is'}, "
             f"{exported.nodes_exported} → {exported.nodes} nodes",
-            f"{exported.simplify_error:.1e}",
+            f"differs by {exported.simplify_error:.1e}",
         ),
     ]
     for target in found.targets:
         device, engine = target.terms.device, target.measurement.shipped
-        error = (
-            "never compared" if math.isnan(engine.parity_error) else f"{engine.parity_error:.1e}"
-        )
+        error = engine.parity_error
+        told = "never compared" if math.isnan(error) else f"differs by {error:.1e}"
         how = f"{device.engine} {device.precision}, for {target.terms.device_name}"
-        links.append(Link("engine", how, engine.unverified or error))
+        links.append(Link("engine", how, engine.unverified or told))
     return links
 
 
