@@ -10,6 +10,7 @@ from pathlib import Path
 from pipeline.artifact import Checked, Checkpoint, Engine, OnnxModel, Pruned, Recovered
 from pipeline.bundle import Judged, Release, Terms, judged, write_bundle
 from pipeline.evidence import measure
+from pipeline.page import page
 from pipeline.place import place_of
 from pipeline.recipe import Aim, Recipe
 from pipeline.report import markdown
@@ -130,9 +131,10 @@ def release(flow: Flow, store: Store, out: Path) -> Release:
     recovered = flow.recovered()
     repaired = recovered.report() if isinstance(recovered, Recovered) else None
     checked = flow.checked()
-    page = markdown(found, repaired, checked.report() if checked else None, exported, store.records)
+    told = (found, repaired, checked.report() if checked else None, exported, store.records)
+    pages = {"report.md": markdown(*told), "report.html": page(*told)}
     with store.alone(f"write {out.resolve()}"):
-        write_bundle(out, files, specs, found, {"report.md": page})
+        write_bundle(out, files, specs, found, pages)
     return found
 
 

@@ -194,20 +194,24 @@ def just_above_a_step(layers: Sequence[LayerCost], multiple: int) -> list[LayerC
     ]
 
 
-def _steps(exported: ExportReport, multiple: int) -> list[str]:
-    """What those layers are, and what they cost."""
-    layers = just_above_a_step(exported.layers, multiple)
-    if not layers:
-        return []
-    rows = [
+def step_rows(exported: ExportReport, multiple: int) -> list[tuple[str, str, str, str]]:
+    """Of those layers: name, channels, those it takes as long as, part of the MACs."""
+    return [
         (
             layer.name,
             str(layer.channels),
             str(-(-layer.channels // multiple) * multiple),
             f"{layer.macs / max(exported.macs, 1):.1%}",
         )
-        for layer in layers
+        for layer in just_above_a_step(exported.layers, multiple)
     ]
+
+
+def _steps(exported: ExportReport, multiple: int) -> list[str]:
+    """What those layers are, and what they cost."""
+    rows = step_rows(exported, multiple)
+    if not rows:
+        return []
     return [
         f"## Widths just above a step\n\nThe device works on {multiple} channels at a time: these "
         "layers take about as long as with the channels of the third column.\n\n"

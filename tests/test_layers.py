@@ -15,6 +15,7 @@ RUNS_WITHOUT_TORCH = {
     "profiles.measurement",
     "pipeline.bundle",
     "pipeline.cli",
+    "pipeline.page",
     "exporters.worker",
     "exporters.engines.ort",
 }

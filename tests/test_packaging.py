@@ -73,7 +73,12 @@ def test_the_wheel_holds_the_packages_their_data_and_nothing_else(wheel: Path) -
         "exporters",
         "profiles",
     }
-    for data in ("profiles/devices/host.toml", "pipeline/example/template.toml"):
+    for data in (
+        "profiles/devices/host.toml",
+        "pipeline/example/template.toml",
+        "pipeline/page.html.j2",
+        "pipeline/page.css",
+    ):
         assert data in names
 
 
