@@ -28,6 +28,12 @@ TOLERANCES: Mapping[Precision, Tolerance] = {
     "int8": Tolerance(0.5, 0.95),
 }
 """By precision. An int8 engine is near, not equal: what it loses the gate's accuracy says."""
+ELSEWHERE: Mapping[Precision, Tolerance] = {
+    "fp32": Tolerance(5e-4, 0.98),
+    "fp16": Tolerance(5e-2, 0.98),
+    "int8": Tolerance(2.5, 0.0),
+}
+"""On noise and edges, where networks amplify rounding, and int8 has no ranges for what comes."""
 LEAD = 0.1
 """The reference decides where its best output leads by this part of its outputs' range."""
 
@@ -80,9 +86,14 @@ def compare(reference: Network, candidate: Network, feeds: Iterable[FloatArray])
     )
 
 
-def require(step: str, parity: Parity, precision: Precision = "fp32") -> Parity:
+def require(
+    step: str,
+    parity: Parity,
+    precision: Precision = "fp32",
+    tolerances: Mapping[Precision, Tolerance] = TOLERANCES,
+) -> Parity:
     """`parity` itself when within the tolerance; raises StageError naming the step otherwise."""
-    allowed = TOLERANCES[precision]
+    allowed = tolerances[precision]
     near = parity.error <= allowed.error and parity.top1_agreement >= allowed.top1_agreement
     if not near:
         raise StageError(
@@ -92,6 +103,22 @@ def require(step: str, parity: Parity, precision: Precision = "fp32") -> Parity:
             f"allowed {allowed.top1_agreement:.0%}"
         )
     return parity
+
+
+def hold(
+    step: str,
+    pair: tuple[Network, Network],
+    feeds: tuple[Iterable[FloatArray], Iterable[FloatArray]],
+    precision: Precision,
+) -> tuple[Parity, Parity]:
+    """Reference and candidate compared on images, and on noise and edges, each as strictly as due.
+
+    Raises StageError naming the step, and all that `compare` does.
+    """
+    on_images, elsewhere = (compare(*pair, of) for of in feeds)
+    require(step, on_images, precision)
+    require(f"{step}, on noise and edges,", elsewhere, precision, ELSEWHERE)
+    return on_images, elsewhere
 
 
 def _top1(wanted: FloatArray, found: FloatArray) -> tuple[float, int]:

@@ -162,7 +162,9 @@ class BuildReport(Spec):
     engine: str
     precision: Precision
     parity: Parity | None
-    """None for an engine that was built but cannot run on this machine."""
+    """On images; None for an engine that was built but cannot run on this machine."""
+    elsewhere: Parity | None
+    """On noise and edges."""
     unverified: str
     """Why not; empty for one that ran."""
     facts: BuildFacts

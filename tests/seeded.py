@@ -14,7 +14,7 @@ from exporters.base import FloatArray
 from exporters.engines.ort import plain_network
 from exporters.fp16 import to_fp16
 from exporters.int8 import Style, to_int8
-from exporters.parity import Network, compare, require
+from exporters.parity import Network, hold
 from exporters.simplify import simplify
 from exporters.to_onnx import torch_network
 from profiles.device import Precision
@@ -37,8 +37,8 @@ class Defect:
         """What the project says of it; empty if it notices nothing."""
         candidate = self.spoil(before)
         try:
-            parity = compare(self._wanted(before), candidate, before.feeds)
-            require(self.name, parity, self.precision)
+            pair = (self._wanted(before), candidate)
+            hold(self.name, pair, before.images_and_others, self.precision)
         except SlimgateError as error:
             return str(error)
         return ""

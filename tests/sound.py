@@ -14,6 +14,8 @@ from exporters.parity import Network, feeds_of
 from exporters.to_onnx import Method, export_by
 
 SIDE, OPSET = 12, 20
+SMOOTH = 12
+"""Inputs with the structures of images, the first of all."""
 
 
 class Varied(nn.Module):
@@ -55,6 +57,11 @@ class Sound:
     def feeds(self) -> list[FloatArray]:
         return feeds_of(self.inputs, True)
 
+    @property
+    def images_and_others(self) -> tuple[list[FloatArray], list[FloatArray]]:
+        """The smooth inputs, and noise and edges."""
+        return feeds_of(self.inputs[:SMOOTH], True), feeds_of(self.inputs[SMOOTH:], True)
+
 
 def varied(seed: int = 0) -> nn.Module:
     torch.manual_seed(seed)
@@ -90,7 +97,7 @@ def uneven(network: nn.Module, inputs: FloatArray) -> nn.Module:
     return network
 
 
-def inputs_of(side: int, count: int = 24) -> FloatArray:
+def inputs_of(side: int, count: int = 2 * SMOOTH) -> FloatArray:
     """Images of large and small structures, noise, and the edges of what may come."""
     generator = np.random.default_rng(0)
     coarse = generator.standard_normal((count // 2, 3, 4, 4), np.float32)

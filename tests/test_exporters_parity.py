@@ -14,7 +14,7 @@ from networks import NETWORKS, trained
 from torch import nn
 
 from exporters.engines.ort import plain_network
-from exporters.parity import TOLERANCES, Parity, compare, feeds_of, require
+from exporters.parity import TOLERANCES, Network, Parity, compare, feeds_of, hold, require
 from exporters.to_onnx import torch_network
 from profiles.errors import StageError
 
@@ -170,3 +170,30 @@ def test_a_first_class_counts_where_the_reference_leads_by_a_tenth_of_its_range(
     found = compare(lambda batch: batch, lambda batch: batch[:, [0, 2, 1]], [rows])
     assert (found.decided, found.top1_agreement) == (1, 0)
     assert compare(lambda batch: batch, lambda batch: batch, [rows]).top1_agreement == 1
+
+
+def off_where_large(part: float) -> Network:
+    """The reference, but for inputs beyond 50 by this part of it."""
+
+    def network(batch: Floats) -> Floats:
+        return reference(batch) * np.float32(1 + part * (np.abs(batch).max() > 50))
+
+    return network
+
+
+LARGE = [1000 * feed for feed in INPUTS]
+
+
+def test_less_is_asked_on_noise_and_edges_than_on_images() -> None:
+    pair = (reference, off_where_large(3e-4))
+    on_images, elsewhere = hold("a step", pair, (INPUTS, LARGE), "fp32")
+    assert on_images.error == 0
+    assert elsewhere.error > TOLERANCES["fp32"].error
+    with pytest.raises(StageError, match=r"^a step changed the network"):
+        hold("a step", pair, (LARGE, INPUTS), "fp32")
+
+
+def test_far_off_on_noise_is_refused_whatever_it_is_on_images() -> None:
+    pair = (reference, off_where_large(0.01))
+    with pytest.raises(StageError, match=r"^a step, on noise and edges, changed the network"):
+        hold("a step", pair, (INPUTS, LARGE), "fp32")

@@ -8,11 +8,12 @@ import numpy as np
 from exporters.base import Exporter, Source, call_one, runtime
 from exporters.engines.ort import plain_network
 from exporters.opener import open_onnx
-from exporters.parity import Parity, compare, feeds_of, require
+from exporters.parity import Parity, feeds_of, hold
 from exporters.worker import EngineFile
 from pipeline.artifact import BuildReport, Engine, OnnxModel
 from pipeline.data import FloatArray, balanced_indices, batches
 from pipeline.stage import Stage
+from pipeline.stages.export import images_and_others
 from pipeline.store import write_json
 from pipeline.task import Task
 from profiles.device import EngineOptions
@@ -40,16 +41,17 @@ class Build(Stage[OnnxModel, Engine]):
         )
         facts = exporter.build(given, path)
         unverified = exporter.obstacle()
-        parity = None
+        parity = elsewhere = None
         if unverified:
             log.warning("  built, unverified: %s", unverified)
         else:
-            parity = self._verified(exporter, source, path)
+            parity, elsewhere = self._verified(exporter, source, path)
             log.info("  largest relative difference %.1e", parity.error)
         report = BuildReport(
             engine=self.engine,
             precision=self.options.precision,
             parity=parity,
+            elsewhere=elsewhere,
             unverified=unverified,
             facts=facts,
         )
@@ -65,14 +67,19 @@ class Build(Stage[OnnxModel, Engine]):
     def _exporter(self) -> Exporter:
         return runtime(self.engine, self.options)
 
-    def _verified(self, exporter: Exporter, source: OnnxModel, path: Path) -> Parity:
+    def _verified(self, exporter: Exporter, source: OnnxModel, path: Path) -> tuple[Parity, Parity]:
+        """On images, and on noise and edges."""
         session = exporter.open(path)
         dynamic = session.inputs[0].shape[0] is None
-        feeds = feeds_of(np.load(source.feeds, allow_pickle=False), dynamic)
         # The store may be shared: what it holds is opened like any file of somebody else.
         reference = plain_network(open_onnx(source.model).SerializeToString())
-        parity = compare(reference, lambda batch: call_one(session, batch), feeds)
-        return require(f"building with {self.engine}", parity, self.options.precision)
+        inputs = images_and_others(np.load(source.feeds, allow_pickle=False))
+        return hold(
+            f"building with {self.engine}",
+            (reference, lambda batch: call_one(session, batch)),
+            (feeds_of(inputs[0], dynamic), feeds_of(inputs[1], dynamic)),
+            self.options.precision,
+        )
 
 
 def calibration_inputs(task: Task) -> FloatArray:

@@ -26,6 +26,7 @@ log = logging.getLogger("slimgate")
 
 REAL_INPUTS = 32
 RANDOM_INPUTS = 32
+EDGE_INPUTS = 8
 
 
 class Export(Stage[Checkpoint, OnnxModel]):
@@ -92,6 +93,12 @@ def _npy(array: FloatArray) -> bytes:
     return buffer.getvalue()
 
 
+def images_and_others(inputs: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """The real ones of `parity_inputs`, and the random and edge ones."""
+    real = len(inputs) - RANDOM_INPUTS - EDGE_INPUTS
+    return inputs[:real], inputs[real:]
+
+
 def parity_inputs(task: Task) -> FloatArray:
     """Real, random and edge inputs [n, ...] on which every later form must agree."""
     real, _ = next(batches(task.train, balanced_indices(task.train, REAL_INPUTS, 0), REAL_INPUTS))
@@ -102,7 +109,7 @@ def parity_inputs(task: Task) -> FloatArray:
 
 
 def _edges(shape: tuple[int, ...], least: float, most: float) -> FloatArray:
-    """[8, *shape]: constants, single values, one channel, a ramp and a chequered field."""
+    """[EDGE_INPUTS, *shape]: constants, single values, one channel, a ramp, a chequered field."""
     middle, corner, channel = (np.zeros(shape) for _ in range(3))
     middle.flat[middle.size // 2] = most
     corner.flat[-1] = least

@@ -1,6 +1,6 @@
 """What the checks between two steps catch, and whether they raise false alarms.
 
-Rows: chain, defect, caught, said, error, top1_agreement, patterns_error, patterns_top1.
+Rows: chain, defect, caught, said, error, top1_agreement, others_error, others_top1.
 A chain is a network, the exporter it goes through and the precision of its engine.
 
 - `defect`: one of those in tests/seeded.py, made to the graph of one small network as each exporter
@@ -8,9 +8,8 @@ A chain is a network, the exporter it goes through and the precision of its engi
 - `defect` null: 12 architectures, trained for a moment to tell ten patterns apart under noise, then
   exported, simplified and built for ONNX Runtime, each step with all its checks on patterns, noise
   and edges as the recipes have them; `caught` must be false
-- `patterns_error`, `patterns_top1`: the same engine on patterns alone
 - `said` is what the check says; `error` and `top1_agreement` are the engine's against the ONNX
-  model, as far as it came
+  model on patterns, `others_error` and `others_top1` on noise and edges, as far as it came
 
 `--data` is not read. `--full` takes every network of tests/networks.py, not one.
 """
@@ -20,6 +19,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +31,7 @@ from torch import nn
 
 from exporters.base import FloatArray, Source, call_one
 from exporters.engines.ort import Ort, plain_network
-from exporters.parity import Parity, compare, feeds_of, require
+from exporters.parity import Parity, compare, feeds_of, hold
 from exporters.simplify import simplify
 from exporters.to_onnx import METHODS, export_by
 from pipeline.data import Targets
@@ -82,8 +82,8 @@ class Clean:
     network: nn.Module
     patterns: FloatArray
     """What int8 takes its ranges from."""
-    inputs: FloatArray
-    """What every step is judged on."""
+    others: FloatArray
+    """Noise and edges."""
 
 
 def pattern_batch(side: int, count: int, seed: int) -> tuple[FloatArray, Targets]:
@@ -113,26 +113,26 @@ def trained(network: nn.Module, side: int) -> Clean:
     noise = np.random.default_rng(1).standard_normal((RANDOM_INPUTS, *patterns.shape[1:]))
     edges = np.zeros((4, *patterns.shape[1:]))
     edges[0], edges[1], edges[2].flat[0] = patterns.max(), patterns.min(), 1
-    inputs = np.concatenate([patterns, noise, edges], dtype=np.float32)
-    return Clean(network.eval(), patterns, inputs)
+    others = np.concatenate([noise, edges], dtype=np.float32)
+    return Clean(network.eval(), patterns, others)
 
 
 def row(
     chain: str,
     defect: str | None,
     said: str,
-    parity: Parity | None = None,
     patterns: Parity | None = None,
+    others: Parity | None = None,
 ) -> Row:
     return {
         "chain": chain,
         "defect": defect,
         "caught": bool(said),
         "said": said or None,
-        "error": parity.error if parity else None,
-        "top1_agreement": parity.top1_agreement if parity else None,
-        "patterns_error": patterns.error if patterns else None,
-        "patterns_top1": patterns.top1_agreement if patterns else None,
+        "error": patterns.error if patterns else None,
+        "top1_agreement": patterns.top1_agreement if patterns else None,
+        "others_error": others.error if others else None,
+        "others_top1": others.top1_agreement if others else None,
     }
 
 
@@ -150,7 +150,7 @@ def clean_rows(name: str, build: Callable[[], nn.Module], side: int) -> Iterator
     for method in METHODS:
         chains = {precision: f"{name} {method} {precision}" for precision in PRECISIONS}
         try:
-            feeds = feeds_of(clean.inputs, True)
+            feeds = feeds_of(np.concatenate([clean.patterns, clean.others]), True)
             model, _ = export_by(method, clean.network, feeds, OPSET, True)
             model = simplify(model, feeds).model
         except Exception as error:  # a false alarm by whatever step, of whatever class
@@ -171,17 +171,16 @@ def engine_row(chain: str, clean: Clean, model: onnx.ModelProto, precision: Prec
             source = Source(path, clean.patterns, lambda: clean.network)
             exporter.build(source, path.with_name("engine.onnx"))
             session = exporter.open(path.with_name("engine.onnx"))
-            parity, patterns = (
-                compare(reference, lambda batch: call_one(session, batch), feeds_of(inputs, True))
-                for inputs in (clean.inputs, clean.patterns)
-            )
+            feeds = (feeds_of(clean.patterns, True), feeds_of(clean.others, True))
+            engine = partial(call_one, session)
+            patterns, others = (compare(reference, engine, of) for of in feeds)
         except Exception as error:  # a false alarm by whatever step, of whatever class
             return row(chain, None, said_by(error))
     try:
-        require("building", parity, precision)
+        hold("building", (reference, engine), feeds, precision)
     except StageError as error:
-        return row(chain, None, said_by(error), parity, patterns)
-    return row(chain, None, "", parity, patterns)
+        return row(chain, None, said_by(error), patterns, others)
+    return row(chain, None, "", patterns, others)
 
 
 def said_by(error: Exception) -> str:

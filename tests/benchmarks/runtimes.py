@@ -38,7 +38,7 @@ from torch import Tensor, nn
 
 from exporters.base import Exporter, FloatArray, Source, call_one, runtime
 from exporters.engines.ort import plain_network
-from exporters.parity import Network, compare, feeds_of, require
+from exporters.parity import Network, compare, feeds_of, hold
 from exporters.simplify import simplify
 from exporters.to_onnx import to_onnx
 from exporters.worker import EngineFile, Job, LatencyJob
@@ -48,7 +48,7 @@ from pipeline.place import Here
 from pipeline.pruning import Widths
 from pipeline.recoveries.least_squares import LeastSquares
 from pipeline.stages.build import CALIBRATION
-from pipeline.stages.export import parity_inputs
+from pipeline.stages.export import images_and_others, parity_inputs
 from pipeline.task import Task
 from profiles.device import EngineOptions
 from profiles.errors import MissingExtra, SlimgateError
@@ -79,8 +79,10 @@ class Subject:
     name: str
     width: str
     network: nn.Module
-    feeds: FloatArray
-    """[n, 3, 224, 224]: the inputs of parity."""
+    images: FloatArray
+    """[n, 3, 224, 224]: what engines are held to."""
+    others: FloatArray
+    """Noise and edges, on which less is asked."""
     calibration: FloatArray
     """[CALIBRATION, 3, 224, 224]"""
     task: Task | None
@@ -108,7 +110,8 @@ def subjects(name: str, data: Path) -> Iterator[Subject]:
         batch: tuple[Tensor, Tensor] = found.inputs, torch.from_numpy(found.targets)
         repair = (LeastSquares(steps=0, rows=8_000),)
         half = prune(real.network, [batch], MACS_RATIO, recoveries=repair, widths=widths).network
-        feeds, calibration = parity_inputs(real.task), found.inputs[:CALIBRATION].numpy()
+        images, others = images_and_others(parity_inputs(real.task))
+        calibration = found.inputs[:CALIBRATION].numpy()
         networks = {"dense": real.network, "half": half}
         task: Task | None = real.task
     else:
@@ -116,9 +119,10 @@ def subjects(name: str, data: Path) -> Iterator[Subject]:
         inputs = torch.randn(CALIBRATION, 3, 224, 224)
         dense = load(name, data)
         networks = {"dense": dense, "half": pruned(dense, inputs, MACS_RATIO, widths)}
-        feeds, calibration, task = inputs[:16].numpy(), inputs.numpy(), None
+        images, others = inputs[:16].numpy(), inputs[16:24].numpy()
+        calibration, task = inputs.numpy(), None
     for width, network in networks.items():
-        yield Subject(name, width, network, feeds, calibration, task)
+        yield Subject(name, width, network, images, others, calibration, task)
 
 
 def exporters() -> Iterator[tuple[str, EngineOptions, Exporter]]:
@@ -140,9 +144,9 @@ def exporters() -> Iterator[tuple[str, EngineOptions, Exporter]]:
 
 def builds(subject: Subject, folder: Path) -> Iterator[Built]:
     """The network on every runtime."""
-    feeds = feeds_of(subject.feeds, False)
-    exported = to_onnx(subject.network, feeds, OPSET, False).model
-    model = simplify(exported, feeds).model.SerializeToString()
+    images, others = feeds_of(subject.images, False), feeds_of(subject.others, False)
+    exported = to_onnx(subject.network, [*images, *others], OPSET, False).model
+    model = simplify(exported, [*images, *others]).model.SerializeToString()
     path = folder / f"{subject.name}-{subject.width}.onnx"
     path.write_bytes(model)
     source = Source(path, subject.calibration, lambda: subject.network)
@@ -160,9 +164,9 @@ def builds(subject: Subject, folder: Path) -> Iterator[Built]:
             exporter.build(source, engine)
             row["size_mib"] = engine.stat().st_size / MIB
             answers = partial(call_one, exporter.open(engine))
-            found = compare(reference, answers, feeds)
+            found = compare(reference, answers, images)
             row.update(error=found.error, top1_agreement=found.top1_agreement)
-            require(name, found, precision)
+            hold(name, (reference, answers), (images, others), precision)
             if subject.task:
                 row["top1"] = top1(subject.task, answers)
             row["ok"], file = True, EngineFile(runtime=name, options=options, path=str(engine))
