@@ -1,4 +1,4 @@
-"""Where engines are measured: this machine, each job in a fresh process of it."""
+"""Where engines are measured: this machine or a board, each job in a fresh process of it."""
 
 import subprocess
 import sys
@@ -80,4 +80,10 @@ class Here:
 @contextmanager
 def place_of(ssh: Ssh | None) -> Iterator[Place]:
     """The machine at that address, or this one, reached and let go again."""
-    yield Here()
+    if ssh is None:
+        yield Here()
+        return
+    from pipeline.remote import reached
+
+    with reached(ssh) as remote:
+        yield remote
