@@ -1,15 +1,16 @@
 """What a runtime must offer: building an engine and running one are different types."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Protocol, Self
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import NonNegativeInt, ValidationError, model_validator
 
+from exporters.session import Session
 from profiles.device import EngineOptions, Precision
 from profiles.errors import ConfigError
 from profiles.plugins import plugin
@@ -20,26 +21,6 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[np.float32 | np.float16 | np.int64 | np.uint8]
 FloatArray = npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class TensorSpec:
-    """Name, numpy dtype and shape of an input or output; None marks a free dimension."""
-
-    name: str
-    dtype: str
-    shape: tuple[int | None, ...]
-
-
-class Session(Protocol):
-    """An engine, loaded and ready."""
-
-    @property
-    def inputs(self) -> tuple[TensorSpec, ...]: ...
-
-    def run(self, feed: Mapping[str, Array]) -> list[Array]:
-        """The outputs in the model's order; returns when they are ready, so it can be timed."""
-        ...
 
 
 @dataclass(frozen=True)

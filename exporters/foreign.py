@@ -1,12 +1,22 @@
-"""Calls into other people's libraries: one kind of error comes out, and nothing is printed."""
+"""Calls into other people's libraries: one kind of error comes out, and nothing is printed.
+
+Needs Python 3.8 and no library.
+"""
+
+from __future__ import annotations
 
 import io
 import logging
 import warnings
-from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from typing import TYPE_CHECKING
 
-from profiles.errors import DeviceError, MissingExtra, StageError
+from profiles.errors import MissingExtra
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from profiles.errors import DeviceError, StageError
 
 
 @contextmanager

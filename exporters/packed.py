@@ -1,11 +1,19 @@
-"""An engine of several files as one: an uncompressed zip with fixed times, read in memory."""
+"""An engine of several files as one: an uncompressed zip with fixed times, read in memory.
+
+Needs Python 3.8 and no library.
+"""
+
+from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from profiles.errors import DeviceError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
 EPOCH = (1980, 1, 1, 0, 0, 0)
 MAX_BYTES = 1 << 32
@@ -29,10 +37,10 @@ def unpack(engine: Path, names: Sequence[str]) -> list[bytes]:
         with zipfile.ZipFile(engine) as archive:
             infos = archive.infolist()
             if sorted(info.filename for info in infos) != sorted(names):
-                raise DeviceError(f"{engine.name}: not an engine of this runtime")
+                raise DeviceError("not an engine of this runtime")
             plain = all(info.compress_type == zipfile.ZIP_STORED for info in infos)
             if not plain or sum(info.file_size for info in infos) > MAX_BYTES:
-                raise DeviceError(f"{engine.name}: compressed or too large; build it again")
+                raise DeviceError("compressed or too large; build it again")
             return [archive.read(name) for name in names]
     except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError) as error:
-        raise DeviceError(f"{engine.name} cannot be read: {error}; build it again") from error
+        raise DeviceError(f"{error}; build it again") from error

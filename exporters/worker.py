@@ -10,13 +10,13 @@ from functools import partial
 from pathlib import Path
 from typing import Self
 
-import numpy as np
 from pydantic import PositiveFloat, PositiveInt, model_validator
 
-from exporters.base import Array, Session, runtime
+from exporters.base import runtime
+from exporters.session import Session, call_on_noise
 from profiles import fresh
 from profiles.device import EngineOptions
-from profiles.errors import DeviceError, SlimgateError
+from profiles.errors import SlimgateError
 from profiles.spec import Spec
 
 
@@ -83,17 +83,7 @@ def start(job: StartJob) -> dict[str, object]:
 
 
 def _loaded(engine: EngineFile, batch: int) -> Callable[[], object]:
-    """One run on fixed random input, of `batch` samples where the engine leaves that open."""
-    session = engine.opened()
-    fixed = session.inputs[0].shape[0]
-    if fixed not in (None, batch):
-        raise DeviceError(f"{Path(engine.path).name} takes batches of {fixed}, not of {batch}")
-    generator = np.random.default_rng(0)
-    feed: dict[str, Array] = {
-        spec.name: generator.standard_normal([d or batch for d in spec.shape]).astype(spec.dtype)
-        for spec in session.inputs
-    }
-    return lambda: session.run(feed)
+    return call_on_noise(engine.opened(), batch)
 
 
 def main() -> int:

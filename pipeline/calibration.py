@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from pipeline.data import Targets, balanced_indices, batches
 from pipeline.task import Task
 from profiles.errors import ConfigError, StageError
-from profiles.host import available_memory
+from profiles.machine import available_memory
 
 HELD_OUT = 0.1
 """The part of the samples that nothing is fitted to; it judges ridges, recoveries and plans."""

@@ -10,7 +10,7 @@ import numpy as np
 
 from exporters.base import Source, call_one, runtime
 from profiles.device import EngineOptions
-from profiles.host import cpu_name, versions
+from profiles.machine import cpu_name, versions
 from profiles.plugins import plugin_names
 
 if TYPE_CHECKING:

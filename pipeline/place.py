@@ -1,4 +1,4 @@
-"""Where engines are measured: this machine, each job in a fresh process of it."""
+"""Where engines are measured: this machine or a board, each job in a fresh process of it."""
 
 import subprocess
 import sys
@@ -7,9 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
-
-from exporters.base import FloatArray, call_one
+from exporters.base import FloatArray
+from exporters.session import first_output
 from exporters.worker import EngineFile, Job
 from profiles.device import Ssh
 from profiles.errors import DeviceError
@@ -74,13 +73,17 @@ class Here:
 
     def outputs(self, engine: EngineFile, batches: Iterable[FloatArray]) -> Iterator[FloatArray]:
         session = engine.opened()
-        free = session.inputs[0].shape[0] is None
         for batch in batches:
-            parts = [batch] if free else np.split(batch, len(batch))
-            yield np.concatenate([call_one(session, part) for part in parts])
+            yield first_output(session, batch)
 
 
 @contextmanager
 def place_of(ssh: Ssh | None) -> Iterator[Place]:
     """The machine at that address, or this one, reached and let go again."""
-    yield Here()
+    if ssh is None:
+        yield Here()
+        return
+    from pipeline.remote import reached
+
+    with reached(ssh) as remote:
+        yield remote

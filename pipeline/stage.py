@@ -6,7 +6,7 @@ from typing import ClassVar, Generic, TypeVar
 
 from pipeline.artifact import Artifact
 from pipeline.digest import value_digest
-from profiles.host import versions
+from profiles.machine import versions
 from profiles.spec import Spec
 
 In = TypeVar("In", bound=Artifact)

@@ -26,7 +26,7 @@ from pydantic import (
 from pipeline.data import FloatArray, Preprocessing, Split, Targets, load_images
 from pipeline.digest import file_digest, path_digest, value_digest
 from profiles.errors import ConfigError, MissingExtra, SlimgateError
-from profiles.host import versions
+from profiles.machine import versions
 from profiles.spec import Spec
 
 if TYPE_CHECKING:

@@ -45,7 +45,7 @@ def read_spec(path: Path, kind: type[S]) -> S:
         raise ConfigError(f"{path}: larger than a configuration may be (1 MiB)")
     try:
         text = raw.decode("utf-8-sig")  # some editors begin a file with a mark
-        data = _json(text) if path.suffix == ".json" else tomllib.loads(text)
+        data = read_json(text) if path.suffix == ".json" else tomllib.loads(text)
         # JSON mode is strict about numbers and strings, yet takes lists as tuples.
         return kind.model_validate_json(json.dumps(data, default=str), strict=True)
     except ValidationError as error:
@@ -56,7 +56,7 @@ def read_spec(path: Path, kind: type[S]) -> S:
         raise ConfigError(f"{path}: {error}") from error
 
 
-def _json(text: str) -> object:
+def read_json(text: str) -> object:
     """JSON in which no key comes twice: of two limits the laxer could be the one that counts."""
 
     def table(pairs: list[tuple[str, object]]) -> dict[str, object]:

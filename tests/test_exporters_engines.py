@@ -11,9 +11,11 @@ from graphs import Floats, feeds, linear
 from networks import Residual, trained
 from torch import nn
 
-from exporters.base import Exporter, Session, Source, TensorSpec, call_one, runtime
-from exporters.engines.ort import PROVIDER, Ort, OrtSession, plain_network
+from exporters.base import Exporter, Source, call_one, runtime
+from exporters.engines.ort import Ort, plain_network
 from exporters.parity import compare, require
+from exporters.session import Session, TensorSpec
+from exporters.sessions.ort import PROVIDER, OrtSession
 from exporters.to_onnx import to_onnx
 from profiles.device import EngineOptions
 from profiles.errors import ConfigError, DeviceError, MissingExtra, StageError

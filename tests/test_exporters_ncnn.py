@@ -14,9 +14,10 @@ pytest.importorskip("ncnn")
 pytest.importorskip("pnnx")
 
 from exporters.base import Source, call_one
-from exporters.engines.ncnn import Ncnn, NcnnSession
+from exporters.engines.ncnn import Ncnn
 from exporters.packed import pack, unpack
 from exporters.parity import Parity, compare, require
+from exporters.sessions.ncnn import NcnnSession
 from exporters.to_onnx import to_onnx, torch_network
 from profiles.device import Precision
 from profiles.errors import DeviceError, StageError

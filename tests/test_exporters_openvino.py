@@ -17,10 +17,11 @@ if importlib.util.find_spec("openvino") is None:
     pytest.skip("openvino is not installed", allow_module_level=True)
 
 from exporters.base import Source, call_one
-from exporters.engines.openvino import OpenVino, OpenVinoSession
+from exporters.engines.openvino import OpenVino
 from exporters.engines.ort import plain_network
 from exporters.packed import pack, unpack
 from exporters.parity import compare, require
+from exporters.sessions.openvino import OpenVinoSession
 from exporters.to_onnx import to_onnx
 from profiles.device import Precision
 from profiles.errors import DeviceError

@@ -28,7 +28,7 @@ from typing import ClassVar
 from exporters.base import BuildFacts, Exporter, Source
 from profiles.device import Precision
 from exporters.engines.ort import Ort as Inner
-from exporters.engines.ort import OrtSession
+from exporters.sessions.ort import OrtSession
 
 
 class Toy(Exporter):

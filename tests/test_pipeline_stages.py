@@ -29,7 +29,7 @@ from pipeline.stages.recover import Recover
 from pipeline.task import Task, cross_entropy
 from pipeline.weights import read_weights
 from profiles.errors import ConfigError, StageError
-from profiles.host import versions
+from profiles.machine import versions
 from profiles.spec import read_spec
 
 

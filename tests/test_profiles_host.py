@@ -4,7 +4,8 @@ import os
 import platform
 from importlib import metadata
 
-from profiles.host import Host, cpu_name, this_host, versions
+from profiles.host import Host, this_host
+from profiles.machine import cpu_name, versions
 
 
 def test_this_machine_is_described() -> None:

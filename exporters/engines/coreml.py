@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from exporters.base import Array, BuildFacts, Exporter, Source, TensorSpec
+from exporters.base import Array, BuildFacts, Exporter, Source
 from exporters.foreign import quiet
 from exporters.packed import pack, unpack
+from exporters.session import TensorSpec
 from profiles.device import Precision
 from profiles.errors import DeviceError, MissingExtra, StageError
-from profiles.host import versions
+from profiles.machine import versions
 
 if TYPE_CHECKING:
     import torch

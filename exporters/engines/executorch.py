@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from exporters.base import Array, BuildFacts, Exporter, Source, TensorSpec
+from exporters.base import Array, BuildFacts, Exporter, Source
 from exporters.foreign import faults, quiet
+from exporters.session import TensorSpec
 from profiles.errors import DeviceError, MissingExtra, StageError
-from profiles.host import versions
+from profiles.machine import versions
 
 try:
     import torch

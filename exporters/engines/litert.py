@@ -1,43 +1,17 @@
 """LiteRT, formerly TensorFlow Lite, on the CPU: XNNPACK runs what it can, as on a phone."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
-import numpy as np
-
-from exporters.base import Array, BuildFacts, Exporter, Source, TensorSpec
+from exporters.base import BuildFacts, Exporter, Source
 from exporters.foreign import faults, quiet
 from profiles.errors import DeviceError, MissingExtra, StageError
-from profiles.host import versions
+from profiles.machine import versions
 
 try:
-    from ai_edge_litert.interpreter import Interpreter
+    from exporters.sessions.litert import LiteRtSession, open_engine
 except ImportError as error:
     raise MissingExtra("ai-edge-litert", "litert") from error
-
-
-class LiteRtSession:
-    """A loaded model; its input has the order of axes that the network has."""
-
-    def __init__(self, interpreter: Interpreter) -> None:
-        self._interpreter = interpreter
-        self._inputs = {found["name"]: found for found in interpreter.get_input_details()}
-        self._outputs = [found["index"] for found in interpreter.get_output_details()]
-
-    @property
-    def inputs(self) -> tuple[TensorSpec, ...]:
-        return tuple(
-            TensorSpec(name, np.dtype(found["dtype"]).name, tuple(found["shape"].tolist()))
-            for name, found in self._inputs.items()
-        )
-
-    def run(self, feed: Mapping[str, Array]) -> list[Array]:
-        with faults(DeviceError, "LiteRT cannot run the network"):
-            for name, value in feed.items():
-                self._interpreter.set_tensor(self._inputs[name]["index"], value)
-            self._interpreter.invoke()
-            return [self._interpreter.get_tensor(index) for index in self._outputs]
 
 
 class LiteRt(Exporter):
@@ -60,9 +34,7 @@ class LiteRt(Exporter):
 
     def open(self, engine: Path) -> LiteRtSession:
         with faults(DeviceError, f"LiteRT cannot load {engine.name}"):
-            interpreter = Interpreter(model_content=engine.read_bytes(), num_threads=self.threads)
-            interpreter.allocate_tensors()
-        return LiteRtSession(interpreter)
+            return open_engine(str(engine), self.threads, self.precision, self.portable)
 
     def environment(self) -> dict[str, str]:
         return versions(("ai-edge-litert", "litert-torch", "litert-converter", "torch"))

@@ -1,56 +1,20 @@
 """OpenVINO on the CPU: the engine is its own format, written for no particular host."""
 
-import sys
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
-import numpy as np
-
-from exporters.base import Array, BuildFacts, Exporter, Source, TensorSpec
+from exporters.base import BuildFacts, Exporter, Source
 from exporters.foreign import faults
-from exporters.packed import pack, unpack
+from exporters.packed import pack
 from profiles.device import Precision
 from profiles.errors import DeviceError, MissingExtra, StageError
-from profiles.host import versions
+from profiles.machine import versions
 
-# As it is imported OpenVINO reports its use over the network, from a fork of the process, unless
-# this package is absent.
-sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 try:
-    import openvino
+    from exporters.sessions.openvino import GRAPH, WEIGHTS, OpenVinoSession, compiled, open_engine
 except ImportError as error:
     raise MissingExtra("openvino", "openvino") from error
-
-DEVICE = "CPU"
-GRAPH, WEIGHTS = "model.xml", "model.bin"
-
-
-class OpenVinoSession:
-    """A compiled model on the CPU and nothing else."""
-
-    def __init__(self, compiled: openvino.CompiledModel) -> None:
-        if compiled.get_property("EXECUTION_DEVICES") != [DEVICE]:
-            found = compiled.get_property("EXECUTION_DEVICES")
-            raise DeviceError(f"OpenVINO took {found}, not {DEVICE}")
-        self.compiled = compiled
-        self._request = compiled.create_infer_request()
-
-    @property
-    def inputs(self) -> tuple[TensorSpec, ...]:
-        return tuple(
-            TensorSpec(
-                port.get_any_name(),
-                str(port.get_element_type().to_dtype()),
-                tuple(None if d.is_dynamic else d.get_length() for d in port.get_partial_shape()),
-            )
-            for port in self.compiled.inputs
-        )
-
-    def run(self, feed: Mapping[str, Array]) -> list[Array]:
-        found = self._request.infer(dict(feed))  # copies, unless it is asked to share
-        return [np.asarray(found[port]) for port in self.compiled.outputs]
 
 
 class OpenVino(Exporter):
@@ -68,14 +32,13 @@ class OpenVino(Exporter):
         model, remarks = at_precision(source, self.precision, style)
         with faults(StageError, f"OpenVINO cannot build {source.model.name}"):
             graph, weights = _converted(model.SerializeToString())
-            _compiled(graph, weights, self.threads)  # an op may be read and yet have no kernel
+            compiled(graph, weights, self.threads)  # an op may be read and yet have no kernel
         engine.write_bytes(pack({GRAPH: graph, WEIGHTS: weights}))
         return BuildFacts(weights_bytes=len(weights), remarks=remarks)
 
     def open(self, engine: Path) -> OpenVinoSession:
-        graph, weights = unpack(engine, (GRAPH, WEIGHTS))
         with faults(DeviceError, f"OpenVINO cannot load {engine.name}"):
-            return OpenVinoSession(_compiled(graph, weights, self.threads))
+            return open_engine(str(engine), self.threads, self.precision, self.portable)
 
     def environment(self) -> dict[str, str]:
         # ONNX Runtime writes the fp16 and int8 models that OpenVINO is given.
@@ -84,6 +47,9 @@ class OpenVino(Exporter):
 
 def _converted(model: bytes) -> tuple[bytes, bytes]:
     """A serialised ONNX model as graph and weights in OpenVINO's format."""
+    # Not before the session's module, which knows what has to be done first.
+    import openvino
+
     network = openvino.Core().read_model(model=model)
     # It numbers nodes through the life of a process, and orders the file by their names.
     for index, node in enumerate(network.get_ordered_ops()):
@@ -93,15 +59,3 @@ def _converted(model: bytes) -> tuple[bytes, bytes]:
         # It saves weights as fp16 unless it is told not to.
         openvino.save_model(network, str(path), compress_to_fp16=False)
         return path.read_bytes(), path.with_name(WEIGHTS).read_bytes()
-
-
-def _compiled(graph: bytes, weights: bytes, threads: int) -> openvino.CompiledModel:
-    core = openvino.Core()
-    options = {
-        # Left alone, it computes in bf16 where the processor can.
-        "INFERENCE_PRECISION_HINT": "f32",
-        "INFERENCE_NUM_THREADS": threads,
-        "NUM_STREAMS": 1,
-        "PERFORMANCE_HINT": "LATENCY",
-    }
-    return core.compile_model(core.read_model(model=graph, weights=weights), DEVICE, options)

@@ -8,11 +8,11 @@ from typing import ClassVar
 import onnxruntime
 
 from exporters.base import BuildFacts, Exporter, Source
-from exporters.engines.ort import OrtSession
 from exporters.foreign import faults
+from exporters.sessions.ort import OrtSession
 from profiles.device import Precision
 from profiles.errors import DeviceError
-from profiles.host import versions
+from profiles.machine import versions
 
 PROVIDER = "CUDAExecutionProvider"
 

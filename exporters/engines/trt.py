@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from exporters.base import Array, BuildFacts, Exporter, Source, TensorSpec
+from exporters.base import Array, BuildFacts, Exporter, Source
+from exporters.session import TensorSpec
 from exporters.trt_library import Cuda, Memory, gpu_of, gpus, load_tensorrt
 from profiles.device import Precision
 from profiles.errors import DeviceError, StageError
-from profiles.host import versions
+from profiles.machine import versions
 
 if TYPE_CHECKING:
     import tensorrt as trt

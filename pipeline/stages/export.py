@@ -20,7 +20,7 @@ from pipeline.evaluate import outputs_of
 from pipeline.stage import Stage
 from pipeline.store import write_json
 from pipeline.task import Task
-from profiles.host import versions
+from profiles.machine import versions
 
 log = logging.getLogger("slimgate")
 

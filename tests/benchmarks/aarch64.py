@@ -38,7 +38,7 @@ from exporters.to_onnx import to_onnx
 from exporters.worker import EngineFile
 from pipeline.pruning import Widths
 from profiles.device import EngineOptions, Precision
-from profiles.host import versions
+from profiles.machine import versions
 
 NETWORKS = ("mobilenet_v2", "resnet18")
 ENGINES: tuple[tuple[str, Precision], ...] = (

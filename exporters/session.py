@@ -1,0 +1,56 @@
+"""Session: an engine, loaded and ready. Needs Python 3.8 and numpy, so that any board has it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from profiles.errors import DeviceError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from exporters.base import Array, FloatArray
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """Name, numpy dtype and shape of an input or output; None marks a free dimension."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | None, ...]
+
+
+class Session(Protocol):
+    """An engine, loaded and ready."""
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]: ...
+
+    def run(self, feed: Mapping[str, Array]) -> list[Array]:
+        """The outputs in the model's order; returns when they are ready, so it can be timed."""
+        ...
+
+
+def call_on_noise(session: Session, batch: int) -> Callable[[], object]:
+    """One run on fixed random input, of `batch` samples. Raises DeviceError for another batch."""
+    fixed = session.inputs[0].shape[0]
+    if fixed not in (None, batch):
+        raise DeviceError(f"the engine takes batches of {fixed}, not of {batch}")
+    generator = np.random.default_rng(0)
+    feed: dict[str, Array] = {
+        spec.name: generator.standard_normal([d or batch for d in spec.shape]).astype(spec.dtype)
+        for spec in session.inputs
+    }
+    return lambda: session.run(feed)
+
+
+def first_output(session: Session, batch: FloatArray) -> FloatArray:
+    """The first output [n, ...] for a batch [n, ...], one by one where the engine's batch is 1."""
+    (first, *_) = session.inputs
+    parts = [batch] if first.shape[0] is None else np.split(batch, len(batch))
+    found = [np.asarray(session.run({first.name: part})[0], np.float32) for part in parts]
+    return np.concatenate(found)

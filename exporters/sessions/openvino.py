@@ -1,0 +1,72 @@
+"""OpenVINO runs an engine on the CPU."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from exporters.packed import unpack
+from exporters.session import TensorSpec
+from profiles.errors import DeviceError
+
+# As it is imported OpenVINO reports its use over the network, from a fork of the process, unless
+# this package is absent.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+import openvino  # noqa: E402
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from exporters.base import Array
+
+DEVICE = "CPU"
+GRAPH, WEIGHTS = "model.xml", "model.bin"
+"""The files of an engine."""
+
+
+class OpenVinoSession:
+    """A compiled model on the CPU and nothing else."""
+
+    def __init__(self, compiled: openvino.CompiledModel) -> None:
+        if compiled.get_property("EXECUTION_DEVICES") != [DEVICE]:
+            found = compiled.get_property("EXECUTION_DEVICES")
+            raise DeviceError(f"OpenVINO took {found}, not {DEVICE}")
+        self.compiled = compiled
+        self._request = compiled.create_infer_request()
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        return tuple(
+            TensorSpec(
+                port.get_any_name(),
+                str(port.get_element_type().to_dtype()),
+                tuple(None if d.is_dynamic else d.get_length() for d in port.get_partial_shape()),
+            )
+            for port in self.compiled.inputs
+        )
+
+    def run(self, feed: Mapping[str, Array]) -> list[Array]:
+        found = self._request.infer(dict(feed))  # copies, unless it is asked to share
+        return [np.asarray(found[port]) for port in self.compiled.outputs]
+
+
+def open_engine(path: str, threads: int, precision: str, portable: bool) -> OpenVinoSession:
+    """The engine loaded; its types are those of the computation."""
+    graph, weights = unpack(Path(path), (GRAPH, WEIGHTS))
+    return OpenVinoSession(compiled(graph, weights, threads))
+
+
+def compiled(graph: bytes, weights: bytes, threads: int) -> openvino.CompiledModel:
+    """The network on the CPU, in one stream."""
+    core = openvino.Core()
+    options = {
+        # Left alone, it computes in bf16 where the processor can.
+        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": 1,
+        "PERFORMANCE_HINT": "LATENCY",
+    }
+    return core.compile_model(core.read_model(model=graph, weights=weights), DEVICE, options)

@@ -1,0 +1,70 @@
+"""ONNX Runtime runs an engine, on the CPU unless it is told otherwise."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnxruntime
+
+from exporters.session import TensorSpec
+from profiles.errors import DeviceError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from exporters.base import Array
+
+PROVIDER = "CPUExecutionProvider"
+Level = onnxruntime.GraphOptimizationLevel
+NUMPY_TYPES = {
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(int64)": "int64",
+    "tensor(uint8)": "uint8",
+}
+
+
+class OrtSession:
+    """A loaded graph on one provider, and on no other."""
+
+    def __init__(self, session: onnxruntime.InferenceSession, provider: str = PROVIDER) -> None:
+        # It adds the CPU to every list; a GPU's session forbids that any node falls back to it.
+        if session.get_providers() not in ([provider], [provider, PROVIDER]):
+            raise DeviceError(f"ONNX Runtime took {session.get_providers()}, not {provider}")
+        self._session = session
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        return tuple(
+            TensorSpec(
+                value.name,
+                NUMPY_TYPES[value.type],
+                tuple(d if isinstance(d, int) else None for d in value.shape),
+            )
+            for value in self._session.get_inputs()
+        )
+
+    def run(self, feed: Mapping[str, Array]) -> list[Array]:
+        return [np.asarray(output) for output in self._session.run(None, dict(feed))]
+
+
+def open_engine(path: str, threads: int, precision: str, portable: bool) -> OrtSession:
+    """The engine loaded. What is optimised already stays so: doing it again costs load time and
+    triples the peak.
+    """
+    level = Level.ORT_ENABLE_ALL if portable else Level.ORT_DISABLE_ALL
+    options = options_of(threads, level)
+    return OrtSession(onnxruntime.InferenceSession(path, options, providers=[PROVIDER]))
+
+
+def options_of(
+    threads: int, level: onnxruntime.GraphOptimizationLevel
+) -> onnxruntime.SessionOptions:
+    """So many threads, at a level of optimisation, without warnings."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.graph_optimization_level = level
+    options.log_severity_level = 3  # errors only: it warns that ALL is for this host, as asked
+    return options
