@@ -18,6 +18,7 @@ MODULES = (
     "exporters.sessions.ort",
     "profiles",
     "profiles.conditions",
+    "profiles.energy",
     "profiles.errors",
     "profiles.fresh",
     "profiles.latency",
