@@ -1,7 +1,7 @@
 """What a runtime must offer: building an engine and running one are different types."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Self
@@ -69,6 +69,13 @@ class Exporter(EngineOptions, ABC):
     @abstractmethod
     def environment(self) -> dict[str, str]:
         """What an engine depends on besides its source: versions, processor."""
+
+    def layer_times_ms(self, engine: Path, batch: int) -> Mapping[str, float]:
+        """The median time of each layer on noise, ms; empty where the runtime does not tell.
+
+        Watching costs time of its own: they compare layers, and add up to more than a call takes.
+        """
+        return {}
 
     def obstacle(self) -> str:
         """Why engines cannot run on this machine; empty where they can."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
+from numpy.random import default_rng  # here, where its memory counts as no engine's
 
 from profiles.errors import DeviceError
 
@@ -40,7 +41,7 @@ def call_on_noise(session: Session, batch: int) -> Callable[[], object]:
     fixed = session.inputs[0].shape[0]
     if fixed not in (None, batch):
         raise DeviceError(f"the engine takes batches of {fixed}, not of {batch}")
-    generator = np.random.default_rng(0)
+    generator = default_rng(0)
     feed: dict[str, Array] = {
         spec.name: generator.standard_normal([d or batch for d in spec.shape]).astype(spec.dtype)
         for spec in session.inputs

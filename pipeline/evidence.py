@@ -1,7 +1,9 @@
 """All evidence on the two engines of one target, gathered now: never from the store."""
 
 import logging
+from collections.abc import Mapping
 
+from exporters.base import runtime
 from pipeline.artifact import Engine
 from pipeline.digest import file_digest
 from pipeline.measure import (
@@ -64,8 +66,10 @@ def _evidence(
     place: Place, settings: Measure, aim: Aim, engine: Engine, scores: Scores | None, timed: bool
 ) -> EngineEvidence:
     exported, built = engine.source.report(), engine.report()
-    file = engine_file(engine.path, aim.device)
-    starts = start_engine(place, file, aim.device.batch, settings) if scores and timed else ()
+    file, batch = engine_file(engine.path, aim.device), aim.device.batch
+    layers_ms: Mapping[str, float] = {}
+    if scores and timed and not aim.ssh:
+        layers_ms = runtime(file.runtime, file.options).layer_times_ms(engine.path, batch)
     return EngineEvidence(
         sha256=file_digest(engine.path),
         unverified=built.unverified,
@@ -75,5 +79,6 @@ def _evidence(
         parameters=exported.parameters,
         scores=scores.values if scores else (),
         samples_sha256=scores.samples_sha256 if scores else "",
-        starts=starts,
+        starts=start_engine(place, file, batch, settings) if scores and timed else (),
+        layers_ms=dict(layers_ms),
     )

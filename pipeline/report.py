@@ -1,7 +1,7 @@
 """The verdict as people read it: a table on the terminal, and a page of Markdown."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from exporters.cost import LayerCost
 from pipeline.artifact import CheckReport, ExportReport, PruneReport, RepairReport
@@ -24,6 +24,10 @@ ROWS = {
     "peak_memory_mib": ("peak memory, MiB", "{:.2f}", 1.0),
     "steady_memory_mib": ("steady memory, MiB", "{:.2f}", 1.0),
 }
+
+
+SLOWEST = 10
+"""Layers that are named."""
 
 
 def comparison(found: Judged) -> list[tuple[str, str, str, str]]:
@@ -138,9 +142,15 @@ def _target_page(target: Judged) -> str:
             f"{measurement.threads} thread(s), {len(measurement.latency)} processes, "
             f"{len(measurement.shipped.scores)} validation samples. Peak memory is what loading "
             f"and running adds to a process that has only imported the runtime{method}.",
+            *_slowest(measurement.shipped.layers_ms),
             "Versions: " + ", ".join(f"{n} {v}" for n, v in sorted(host.versions.items())) + ".",
         ]
     )
+
+
+def _slowest(layers_ms: Mapping[str, float]) -> list[str]:
+    rows = slowest_rows(layers_ms)
+    return ["Slowest layers:\n\n" + _table(("layer", "ms", "part of all"), rows)] if rows else []
 
 
 def _choice(pruned: PruneReport) -> list[str]:
@@ -192,6 +202,13 @@ def just_above_a_step(layers: Sequence[LayerCost], multiple: int) -> list[LayerC
         for layer in layers
         if layer.op.startswith("Conv") and 0 < layer.channels % multiple <= multiple // 2
     ]
+
+
+def slowest_rows(layers_ms: Mapping[str, float]) -> list[tuple[str, str, str]]:
+    """Rows of layer, ms and its part of all layers, the slowest first."""
+    whole = sum(layers_ms.values())
+    slowest = sorted(layers_ms.items(), key=lambda item: -item[1])[:SLOWEST]
+    return [(name, f"{ms:.4g}", f"{ms / whole:.1%}") for name, ms in slowest if whole]
 
 
 def step_rows(exported: ExportReport, multiple: int) -> list[tuple[str, str, str, str]]:

@@ -9,7 +9,7 @@ import numpy as np
 from pipeline.artifact import Baseline, PruneReport
 from pipeline.bundle import Judged
 from pipeline.charts import bullet
-from pipeline.report import comparison
+from pipeline.report import comparison, slowest_rows
 from pipeline.svg import Drawing, drawable
 from pipeline.target_figures import Figure, figures_of, paired_scores, score_bounds
 from profiles.gate import AT_LEAST, ESTIMATES, MAX_CONTROL_ERROR, Check, control_error
@@ -86,6 +86,8 @@ class TargetView:
     answers: Answers | None
     scoring: str
     energy: str
+    slowest: tuple[tuple[str, str, str], ...]
+    """Rows of layer, ms, part of all layers."""
     figures: tuple[Figure, ...]
     conditions: tuple[tuple[str, str, str, str], ...]
     """Rows of name, least, median, most."""
@@ -108,6 +110,7 @@ def target_view(
         answers=_answers(measurement),
         scoring=_scoring(measurement),
         energy=_energy(measurement),
+        slowest=tuple(slowest_rows(measurement.shipped.layers_ms)),
         figures=figures_of(judged, pruned, baselines),
         conditions=_conditions(measurement),
         remarks=_remarks(measurement),

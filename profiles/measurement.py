@@ -123,6 +123,8 @@ class EngineEvidence(Evidence):
     samples_sha256: str
     """Of the validation samples' inputs; figures pair by sample only where it is the same."""
     starts: tuple[StartRun, ...]
+    layers_ms: dict[str, float]
+    """The time of each layer, for comparison among them; empty where the runtime does not tell."""
 
 
 class Measurement(Evidence):

@@ -92,6 +92,7 @@ def engine(sha256: str, macs: int, scores: Sequence[float]) -> EngineEvidence:
         scores=tuple(scores),
         samples_sha256="9" * 64,
         starts=(weighed(),) * 5,
+        layers_ms={},
     )
 
 

@@ -143,6 +143,7 @@ def measurement(device: str = "camera", shipped_ms: float = 8.0) -> Measurement:
             scores=tuple(scores),
             samples_sha256=SAMPLES_SHA,
             starts=starts(58),
+            layers_ms={},
         ),
         shipped=EngineEvidence(
             sha256=SHIPPED_SHA,
@@ -153,6 +154,7 @@ def measurement(device: str = "camera", shipped_ms: float = 8.0) -> Measurement:
             scores=tuple(after),
             samples_sha256=SAMPLES_SHA,
             starts=starts(36),
+            layers_ms={"stem": 0.9, "block.1": 0.4, "head": 0.2},
         ),
         latency=latency(shipped_ms),
     )

@@ -2,13 +2,17 @@
 unless it is to be portable.
 """
 
+import json
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
 from typing import ClassVar
 
 from exporters.base import Array, BuildFacts, Exporter, FloatArray, Source, call_one
 from exporters.foreign import faults
 from exporters.parity import Network
+from exporters.session import call_on_noise
 from profiles.device import Precision
 from profiles.errors import DeviceError, MissingExtra, StageError
 from profiles.machine import cpu_name, versions
@@ -16,9 +20,21 @@ from profiles.machine import cpu_name, versions
 try:
     import onnxruntime
 
-    from exporters.sessions.ort import PROVIDER, Level, OrtSession, open_engine, options_of
+    from exporters.sessions.ort import (
+        PROVIDER,
+        Level,
+        OrtSession,
+        level_of,
+        open_engine,
+        options_of,
+    )
 except ImportError as error:
     raise MissingExtra("onnxruntime", "ort") from error
+
+
+PROFILED_CALLS = 20
+KERNEL = "_kernel_time"
+"""What ONNX Runtime puts behind a node's name in its profile."""
 
 
 class Ort(Exporter):
@@ -52,6 +68,22 @@ class Ort(Exporter):
     def open(self, engine: Path) -> OrtSession:
         with faults(DeviceError, f"ONNX Runtime cannot load {engine.name}"):
             return open_engine(str(engine), self.threads, self.precision, self.portable)
+
+    def layer_times_ms(self, engine: Path, batch: int) -> dict[str, float]:
+        times: dict[str, list[float]] = {}
+        with TemporaryDirectory() as folder, faults(DeviceError, f"{engine.name} is not profiled"):
+            options = options_of(self.threads, level_of(self.portable))
+            options.enable_profiling = True
+            options.profile_file_prefix = str(Path(folder) / "layers")
+            session = onnxruntime.InferenceSession(str(engine), options, providers=[PROVIDER])
+            call = call_on_noise(OrtSession(session), batch)
+            for _ in range(PROFILED_CALLS):
+                call()
+            events = json.loads(Path(session.end_profiling()).read_text())
+        for event in events:
+            if event["cat"] == "Node" and event["name"].endswith(KERNEL):
+                times.setdefault(event["name"].removesuffix(KERNEL), []).append(event["dur"] / 1e3)
+        return {name: median(found) for name, found in times.items()}
 
     def environment(self) -> dict[str, str]:
         found = versions(("onnxruntime",))

@@ -50,12 +50,16 @@ class OrtSession:
 
 
 def open_engine(path: str, threads: int, precision: str, portable: bool) -> OrtSession:
-    """The engine loaded. What is optimised already stays so: doing it again costs load time and
-    triples the peak.
-    """
-    level = Level.ORT_ENABLE_ALL if portable else Level.ORT_DISABLE_ALL
-    options = options_of(threads, level)
+    """The engine loaded."""
+    options = options_of(threads, level_of(portable))
     return OrtSession(onnxruntime.InferenceSession(path, options, providers=[PROVIDER]))
+
+
+def level_of(portable: bool) -> onnxruntime.GraphOptimizationLevel:
+    """Of optimisation while loading. What is optimised already stays so: doing it again costs load
+    time and triples the peak.
+    """
+    return Level.ORT_ENABLE_ALL if portable else Level.ORT_DISABLE_ALL
 
 
 def options_of(
