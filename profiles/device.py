@@ -95,7 +95,7 @@ class Identity(Spec):
             wrong.append(f"its processor is {host.cpu}, not {self.cpu}")
         if self.cores not in (None, host.cores):
             wrong.append(f"it has {host.cores} cores, not {self.cores}")
-        return " and ".join(wrong)
+        return ", ".join(wrong)
 
 
 class DeviceProfile(EngineOptions):
