@@ -12,8 +12,9 @@ from pipeline.charts import bullet
 from pipeline.report import comparison, slowest_rows
 from pipeline.svg import Drawing, drawable
 from pipeline.target_figures import Figure, figures_of, paired_scores, score_bounds
+from profiles.conditions import Conditions
 from profiles.gate import AT_LEAST, ESTIMATES, MAX_CONTROL_ERROR, Check, control_error
-from profiles.measurement import Look, Measurement, energy_mj, top1_drop
+from profiles.measurement import Measurement, energy_mj, top1_drop
 
 CHECKS: Mapping[str, tuple[str, str, float]] = {
     "top1_drop": ("Loss of accuracy", "", 1.0),
@@ -232,7 +233,7 @@ def _conditions(measurement: Measurement) -> tuple[tuple[str, str, str, str], ..
 
 
 def _spread(
-    name: str, measurement: Measurement, of: Callable[[Look], float | None]
+    name: str, measurement: Measurement, of: Callable[[Conditions], float | None]
 ) -> tuple[str, str, str, str]:
     return _least_to_most(
         name, [of(look) for run in measurement.latency for look in run.conditions]

@@ -22,6 +22,9 @@ PI_NOW = 0xF
 class Conditions:
     """One look at the machine; None is what it does not tell."""
 
+    # Where an answer is read back, a key too many is a fault of it.
+    __pydantic_config__ = {"extra": "forbid"}
+
     at_s: float
     """On the clock of `time.perf_counter`."""
     load_1min: float | None

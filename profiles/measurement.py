@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import ConfigDict, Field
 
+from profiles.conditions import Conditions
 from profiles.host import Host
 from profiles.spec import Spec
 from profiles.statistics import Interval, exact, median_bounds, paired_drop, quantile_bounds
@@ -43,19 +44,6 @@ class CallTimes(Evidence):
         return self.cpu_ns if clock == "cpu" else self.wall_ns
 
 
-class Look(Evidence):
-    """The machine's conditions at one moment, as `profiles.conditions.Conditions`."""
-
-    at_s: float
-    load_1min: float | None
-    others_cpu_s: float | None
-    mhz: float | None
-    governor: str | None
-    temperature_c: float | None
-    throttled: bool | None
-    throttle_events: int | None
-
-
 class LatencyRun(Evidence):
     """One fresh process: dense and shipped interleaved, and dense once more as a control."""
 
@@ -68,7 +56,7 @@ class LatencyRun(Evidence):
     """Of one call of the shipped engine, back to back; None where the machine does not count it."""
     warm: bool
     """Whether the warm-up settled before its time limit."""
-    conditions: tuple[Look, ...]
+    conditions: tuple[Conditions, ...]
     """Before loading, before timing, between rounds, and after."""
 
     def is_whole(self) -> bool:

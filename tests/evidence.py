@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 
+from profiles.conditions import Conditions
 from profiles.device import Budget, DeviceProfile, Identity
 from profiles.gate import Check, Verdict, judge
 from profiles.host import Host
@@ -11,7 +12,6 @@ from profiles.measurement import (
     CallTimes,
     EngineEvidence,
     LatencyRun,
-    Look,
     Measurement,
     StartRun,
 )
@@ -57,9 +57,9 @@ def run(shipped_ms: float = 2.0, control_ms: float = 4.0) -> LatencyRun:
     )
 
 
-def look(at_s: float, others_cpu_s: float = 9, throttle_events: int = 3) -> Look:
+def look(at_s: float, others_cpu_s: float = 9, throttle_events: int = 3) -> Conditions:
     """The conditions of a machine that is left alone."""
-    return Look(
+    return Conditions(
         at_s=at_s,
         load_1min=0.5,
         others_cpu_s=others_cpu_s,

@@ -15,6 +15,7 @@ from pipeline.artifact import (
 )
 from pipeline.bundle import Judged, Release, Terms
 from pipeline.store import StageRecord
+from profiles.conditions import Conditions
 from profiles.device import Budget, DeviceProfile, Identity
 from profiles.gate import judge
 from profiles.host import Host
@@ -23,7 +24,6 @@ from profiles.measurement import (
     CallTimes,
     EngineEvidence,
     LatencyRun,
-    Look,
     Measurement,
     StartRun,
 )
@@ -49,9 +49,9 @@ BUDGET = Budget(
 )
 
 
-def look(at_s: float, generator: np.random.Generator) -> Look:
+def look(at_s: float, generator: np.random.Generator) -> Conditions:
     """A board that tells everything but its count of throttling."""
-    return Look(
+    return Conditions(
         at_s=at_s,
         load_1min=1.0 + 0.1 * float(generator.random()),
         others_cpu_s=100 + 0.02 * at_s,

@@ -2,6 +2,7 @@
 
 import math
 import time
+from dataclasses import replace
 from datetime import date
 
 import pytest
@@ -13,9 +14,9 @@ from pipeline.artifact import GroupReport
 from pipeline.bundle import Judged, Release
 from pipeline.page import page
 from pipeline.target_view import CHECKS, UNTOLD
+from profiles.conditions import Conditions
 from profiles.device import Budget
 from profiles.gate import judge
-from profiles.measurement import Look
 from profiles.waiver import Waiver
 
 REASON = "the new board comes in autumn"
@@ -210,8 +211,8 @@ def test_conditions_the_machine_does_not_tell_are_said_to_be_untold() -> None:
     assert "temperature, °C " + UNTOLD in text
 
 
-def bare_look(at_s: float) -> Look:
-    return Look(
+def bare_look(at_s: float) -> Conditions:
+    return Conditions(
         at_s=at_s,
         load_1min=None,
         others_cpu_s=None,
@@ -261,7 +262,7 @@ def test_odd_figures_never_break_a_drawing(odd: float) -> None:
     start = releases.starts(36)[0]
     names = ("load_ms", "first_ms", "baseline_mib", "peak_mib", "steady_mib")
     starts = [start.model_copy(update={name: odd}) for name in names]
-    look = bare_look(odd).model_copy(update={"mhz": odd, "temperature_c": odd, "load_1min": odd})
+    look = replace(bare_look(odd), mhz=odd, temperature_c=odd, load_1min=odd)
     runs = [run.model_copy(update={"conditions": (look, look)}) for run in releases.latency()]
     engine = {"starts": tuple(starts), "parity_error": odd}
     if abs(odd) < 2 or math.isnan(odd):

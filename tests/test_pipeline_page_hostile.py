@@ -4,7 +4,7 @@ import shutil
 import subprocess
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -66,7 +66,7 @@ def hostile_release(text: Hostile) -> Release:
     """A release whose every free text is hostile: on two targets, of which one says why not."""
     found = releases.measurement(text())
     start = found.shipped.starts[0].model_copy(update={"method": text()})
-    looks = [look.model_copy(update={"governor": text()}) for look in found.latency[0].conditions]
+    looks = [replace(look, governor=text()) for look in found.latency[0].conditions]
     run = found.latency[0].model_copy(update={"conditions": tuple(looks)})
     engines = {
         name: engine.model_copy(

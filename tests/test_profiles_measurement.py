@@ -1,6 +1,7 @@
 """Raw samples: what they are read back as, and the figures that follow from them."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -216,7 +217,7 @@ def test_other_processes_are_told_apart_from_this_one_by_their_cpu_time() -> Non
 def test_a_clock_held_down_at_any_moment_is_noticed() -> None:
     assert not run().was_throttled()
     counted = (look(0), look(1, throttle_events=4), look(2, throttle_events=4))
-    held = (look(0), look(1).model_copy(update={"throttled": True}), look(2))
+    held = (look(0), replace(look(1), throttled=True), look(2))
     for conditions in (counted, held):
         assert run().model_copy(update={"conditions": conditions}).was_throttled()
 
