@@ -25,9 +25,11 @@ class Tolerance:
 TOLERANCES: Mapping[Precision, Tolerance] = {
     "fp32": Tolerance(1e-4, 0.98),
     "fp16": Tolerance(1e-2, 0.98),
-    "int8": Tolerance(0.5, 0.95),
+    "int8": Tolerance(0.5, 0.9),
 }
-"""By precision. An int8 engine is near, not equal: what it loses the gate's accuracy says."""
+"""By precision. An int8 engine is near, not equal: of a few dozen images two or three may change,
+and what it loses on all of them the gate's accuracy says.
+"""
 ELSEWHERE: Mapping[Precision, Tolerance] = {
     "fp32": Tolerance(5e-4, 0.98),
     "fp16": Tolerance(5e-2, 0.98),
