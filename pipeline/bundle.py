@@ -38,7 +38,7 @@ class Terms(Spec):
     device_name: str
     device: DeviceProfile
     ssh: Ssh | None
-    """Where it was measured; on the machine that made the bundle where there is none."""
+    """Where it was measured, without the key to it; on the machine that made the bundle if None."""
     budget: Budget
     engine: FileName
     """The engine that would ship, a file of the bundle."""

@@ -91,11 +91,12 @@ def plan(recipe: RecipePath, cache: CacheDir = None, as_json: Json = False) -> N
     for aim in flow.aims:
         flow.built_dense(aim)
         flow.built(aim)
+    stages = list(dict.fromkeys(planned.rows))  # targets share what does not depend on them
     if as_json:
-        rows = [{"name": r.name, "key": r.key, "cached": r.cached} for r in planned.rows]
+        rows = [{"name": r.name, "key": r.key, "cached": r.cached} for r in stages]
         _print(json.dumps({"schema_version": 1, "stages": rows, "doubts": flow.doubts()}, indent=1))
         return
-    for row in planned.rows:
+    for row in stages:
         _print(f"{'cached' if row.cached else 'to run':8}{row.name:16}{row.key[:16]}")
     _print("always  measure, judge, bundle")
     for line in flow.doubts():

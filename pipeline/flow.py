@@ -144,7 +144,7 @@ def _terms(aim: Aim, dense: Engine, shipped: Engine, alone: bool) -> Terms:
     return Terms(
         device_name=aim.name,
         device=aim.device,
-        ssh=aim.ssh,
+        ssh=aim.ssh and aim.ssh.model_copy(update={"key_file": None}),
         budget=aim.budget,
         engine=prefix + shipped.path.name,
         dense=f"{prefix}dense{''.join(dense.path.suffixes)}",

@@ -164,4 +164,7 @@ def _aim(target: Target, recipe: Recipe, base: Path) -> Aim:
     budget = target.budget or device.budget
     if budget is None:
         raise ConfigError(f"target.budget: missing, and {target.device} has no default")
-    return Aim(target.called(), device, budget, target.ssh)
+    ssh = target.ssh
+    if ssh and ssh.key_file:
+        ssh = ssh.model_copy(update={"key_file": str(base / ssh.key_file)})
+    return Aim(target.called(), device, budget, ssh)
