@@ -7,7 +7,7 @@ from exporters.cost import LayerCost
 from pipeline.artifact import CheckReport, ExportReport, PruneReport, RepairReport
 from pipeline.bundle import Judged, Release
 from pipeline.store import StageRecord
-from profiles.gate import AT_LEAST
+from profiles.gate import AT_LEAST, Check
 
 ROWS = {
     "top1": ("top-1", "{:.4f}", 1.0),
@@ -31,14 +31,19 @@ SLOWEST = 10
 
 
 def comparison(found: Judged) -> list[tuple[str, str, str, str]]:
-    """Rows of name, dense, shipped, shipped / dense."""
+    """Rows of name, dense, shipped, shipped / dense; a dash for what was not measured."""
     dense, shipped = found.dense(), found.shipped()
     rows = []
     for key, (name, form, scale) in ROWS.items():
         before, after = dense[key], shipped[key]
-        ratio = f"{after / before:.3f}" if before and math.isfinite(after / before) else "-"
-        rows.append((name, form.format(before * scale), form.format(after * scale), ratio))
+        ratio = after / before if before else math.nan
+        cells = (_cell_of(form, before * scale), _cell_of(form, after * scale))
+        rows.append((name, *cells, _cell_of("{:.3f}", ratio)))
     return rows
+
+
+def _cell_of(form: str, value: float) -> str:
+    return form.format(value) if math.isfinite(value) else "-"
 
 
 def check_lines(found: Judged) -> list[tuple[str, str, str, str, str]]:
@@ -46,13 +51,19 @@ def check_lines(found: Judged) -> list[tuple[str, str, str, str, str]]:
     return [
         (
             check.name,
-            f"{check.measured:.6g} [{check.lower:.6g}, {check.upper:.6g}]",
+            _measured(check),
             f"{'>=' if check.name in AT_LEAST else '<='} {check.limit:.6g}",
             check.status,
             check.reason,
         )
         for check in found.verdict.checks
     ]
+
+
+def _measured(check: Check) -> str:
+    if math.isnan(check.measured):
+        return "-"
+    return f"{check.measured:.6g} [{check.lower:.6g}, {check.upper:.6g}]"
 
 
 def text(found: Release) -> str:

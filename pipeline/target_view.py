@@ -107,7 +107,7 @@ def target_view(
         judged=judged,
         tiles=_tiles(measurement),
         checks=tuple(_check_view(check) for check in judged.verdict.checks),
-        comparison=tuple(_comparison(judged)),
+        comparison=tuple(comparison(judged)),
         answers=_answers(measurement),
         scoring=_scoring(measurement),
         energy=_energy(measurement),
@@ -176,14 +176,6 @@ def _ratio_tile(label: str, note: str, check: str, measurement: Measurement) -> 
     found = ESTIMATES[check](measurement)
     value = UNKNOWN if math.isnan(found.measured) else f"{found.measured:.3f}"
     return Tile(label, value, note)
-
-
-def _comparison(judged: Judged) -> list[tuple[str, str, str, str]]:
-    """The report's rows, with a dash for what was not measured."""
-    return [
-        (name, dense.replace("nan", "-"), shipped.replace("nan", "-"), ratio)
-        for name, dense, shipped, ratio in comparison(judged)
-    ]
 
 
 def _answers(measurement: Measurement) -> Answers | None:
