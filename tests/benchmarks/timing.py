@@ -35,7 +35,7 @@ from pipeline.selftest import timed_alike
 from profiles.device import EngineOptions
 from profiles.measurement import CallTimes
 
-SETTINGS = Measure(processes=8, seconds=1.5)
+SETTINGS = Measure(seconds=1.0)
 CALLS = 100
 BUSY = "while True: pass"
 LOOP = """
