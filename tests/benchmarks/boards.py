@@ -33,6 +33,7 @@ SSHD = Path("/usr/sbin/sshd")
 PRIVSEP = Path("/run/sshd")
 """Which sshd wants to be there when root starts it."""
 CONFIG = """
+{more}
 Port {port}
 ListenAddress 127.0.0.1
 HostKey {folder}/host_key
@@ -45,7 +46,6 @@ PasswordAuthentication no
 KbdInteractiveAuthentication no
 SetEnv HOME={home}
 Subsystem sftp {sftp}
-{more}
 """
 LIAR = """#!{real}
 import json, os, signal, subprocess, sys, time
@@ -125,6 +125,7 @@ def sshd(
     key = make_keys(folder, kind)
     config = folder / "sshd_config"
     start = sftp.format(home=home)
+    more = more.format(home=home)
     config.write_text(CONFIG.format(port=port, folder=folder, home=home, sftp=start, more=more))
     with (folder / "sshd.log").open("wb") as log:
         process = subprocess.Popen([SSHD, "-D", "-e", "-f", config], stderr=log)
