@@ -69,12 +69,10 @@ class Connection:
             file = await self.sftp.open(f"{FOLDER}/{part}", "wb")
             await file.write(content)
             await file.close()
-        except asyncssh.SFTPConnectionLost:
-            raise
-        except asyncssh.SFTPError as error:
-            why = await self._why_not(error, len(content))
+        except asyncssh.SFTPFailure as error:
             await self.delete(part)
-            raise DeviceError(why) from error
+            await self._check_room(len(content), error)
+            raise
         if await self._size(part) != len(content):
             raise DeviceError(f"{part} is not as long as what was sent; check its disk")
         return part
@@ -128,14 +126,14 @@ class Connection:
         lines = words.decode("utf-8", "replace").strip().splitlines() or [""]
         line = "".join(c if c.isprintable() else "?" for c in lines[-1][:MAX_LINE])
         if process.exit_signal:
-            name = process.exit_signal[0][:20]
-            return DeviceError(f"the measuring process was ended by the signal {name}; {line}")
+            how = f"was ended by the signal {process.exit_signal[0][:20]}"
+            return DeviceError(f"the measuring process {how}; {line or 'had it memory enough?'}")
         if process.exit_status is None:
             return DeviceError("the connection broke before the measuring process came to its end")
         if process.exit_status in NO_INTERPRETER:
             return DeviceError(f"{self.ssh.python} does not run there, set ssh.python; {line}")
         if process.exit_status == IntegrityError.exit_code:
-            return IntegrityError(line)
+            return IntegrityError(line or "it says that a file was changed")
         return DeviceError(line or f"the measuring process ended with {process.exit_status}")
 
     async def _size(self, name: str) -> int | None:
@@ -144,14 +142,14 @@ class Connection:
         except asyncssh.SFTPNoSuchFile:
             return None
 
-    async def _why_not(self, error: asyncssh.SFTPError, size: int) -> str:
-        """Why a file was not written; SFTP has no word for a full disk."""
+    async def _check_room(self, size: int, error: asyncssh.SFTPError) -> None:
+        """Raise DeviceError for a full disk, which SFTP has no word for."""
         with suppress(asyncssh.SFTPError):
             disk = await self.sftp.statvfs(FOLDER)
             free = disk.bavail * disk.frsize
             if free < size:
-                return f"its disk is full: {free} bytes are free, {size} are needed"
-        return f"cannot write to ~/{FOLDER}: {error.reason}; is it yours, and is there room?"
+                words = f"its disk is full: {free} bytes are free, {size} are needed"
+                raise DeviceError(words) from error
 
 
 @asynccontextmanager
@@ -248,6 +246,10 @@ def told(ssh: Ssh) -> Iterator[None]:
     except asyncssh.ChannelOpenError as error:
         raise DeviceError(
             f"{where}: no commands or no SFTP there ({error.reason}); enable both, run again"
+        ) from error
+    except (asyncssh.SFTPFailure, asyncssh.SFTPPermissionDenied, asyncssh.SFTPNoSuchFile) as error:
+        raise DeviceError(
+            f"{where}: ~/{FOLDER}: {error.reason}; is it yours, and is there room?"
         ) from error
     except Exception as error:  # whatever a broken server makes asyncssh raise
         reason = (str(error) or type(error).__name__)[:MAX_LINE]

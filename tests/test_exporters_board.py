@@ -312,6 +312,16 @@ def test_it_dies_when_nobody_is_connected_any_more(here: Board) -> None:
     here.result(start_job())
 
 
+def test_an_answer_that_was_given_is_no_failure_when_nobody_is_connected(here: Board) -> None:
+    for _ in range(5):
+        with here.start(start_job()) as process:
+            assert process.stdin
+            assert process.stdout
+            assert process.stdout.read()
+            process.stdin.close()
+            assert process.wait(10) == 0
+
+
 def test_it_dies_when_its_time_is_up(here: Board) -> None:
     with here.start(replace(latency_job(60.0), limit_s=1.0)) as process:
         began = time.perf_counter()

@@ -15,6 +15,8 @@ RUNS_WITHOUT_TORCH = {
     "profiles.measurement",
     "pipeline.bundle",
     "pipeline.cli",
+    "pipeline.remote",
+    "exporters.board",
     "exporters.worker",
     "exporters.engines.ort",
 }

@@ -46,8 +46,6 @@ import asyncssh
 
 from pipeline import remote
 
-MUTE = "sys.stdin.read()"
-
 
 @pytest.fixture(scope="module")
 def board(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Board]:
@@ -83,8 +81,8 @@ def inputs(*sizes: int) -> list[Floats]:
     return [generator.standard_normal((size, 2), np.float32) for size in sizes]
 
 
-def refusal(ssh: Ssh, engine: EngineFile, kind: type[Exception], *words: str) -> str:
-    """What is said when a start is asked for; nothing takes longer than its time-out."""
+def refusal(ssh: Ssh, engine: EngineFile, kind: type[Exception], *words: str) -> None:
+    """Assert what is said when a start is asked for, and that it does not take too long."""
     began = time.perf_counter()
     with pytest.raises(kind) as caught, place_of(ssh) as place:
         place.answer(start(engine))
@@ -92,7 +90,6 @@ def refusal(ssh: Ssh, engine: EngineFile, kind: type[Exception], *words: str) ->
     text = str(caught.value)
     assert f"{ssh.user}@{ssh.host}:{ssh.port}: " in text
     assert all(word in text for word in words), text
-    return text
 
 
 def test_a_board_answers_as_this_machine_does(board: Board, engine: EngineFile) -> None:
@@ -247,7 +244,7 @@ def test_a_board_in_use_is_waited_for_and_then_given_up(board: Board, engine: En
 def test_a_board_that_takes_too_long_is_left_and_nothing_runs_on_there(
     board: Board, engine: EngineFile, tmp_path: Path
 ) -> None:
-    slow = changed(board.ssh, timeout_s=2, python=liar(tmp_path, MUTE))
+    slow = changed(board.ssh, timeout_s=2, python=liar(tmp_path, "sys.stdin.read()"))
     refusal(slow, engine, DeviceError, "no answer in time", "ssh.timeout_s is 2")
     assert board.falls_silent()
     with pytest.raises(DeviceError), place_of(changed(board.ssh, timeout_s=3)) as place:
