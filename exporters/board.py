@@ -316,17 +316,23 @@ def _runtime(name: str) -> ModuleType:
         ) from error
 
 
-def _end_with_stdin() -> None:
-    """Die, with every process started from here, as soon as nobody is connected any more."""
+def _end_with_stdin() -> threading.Event:
+    """Die, with every process started from here, as soon as nobody is connected any more.
+
+    Once the event is set it does not: then it is about to end by itself.
+    """
     if os.getpgrp() != os.getpid():
         os.setpgid(0, 0)
+    done = threading.Event()
 
     def watch() -> None:
         while os.read(sys.stdin.fileno(), CHUNK):
             pass
-        os.killpg(0, signal.SIGKILL)
+        if not done.is_set():
+            os.killpg(0, signal.SIGKILL)
 
     threading.Thread(target=watch, daemon=True).start()
+    return done
 
 
 def _end_after(limit_s: float) -> None:
@@ -342,7 +348,7 @@ def main() -> int:
     try:
         job = read_job(sys.stdin.buffer.readline())
         _end_after(job.limit_s)
-        _end_with_stdin()
+        done = _end_with_stdin()
         result = obey(job, Path.home() / FOLDER)
         text = json.dumps({"nonce": job.nonce, "result": result}, allow_nan=False)
     except Exception as error:  # libraries' errors share no class, and any of them is one line
@@ -350,6 +356,7 @@ def main() -> int:
         line = " ".join((str(error) if known else f"{type(error).__name__}: {error}").split())
         sys.stderr.write(line[:LONGEST_LINE] + "\n")
         return error.exit_code if isinstance(error, SlimgateError) else DeviceError.exit_code
+    done.set()
     answers.write(text)
     answers.close()
     return 0

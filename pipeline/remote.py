@@ -156,8 +156,10 @@ def _loop() -> Iterator[asyncio.AbstractEventLoop]:
     started = Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]]()
 
     async def serve() -> None:
-        ended = asyncio.Event()
-        started.set_result((asyncio.get_running_loop(), ended))
+        loop, ended = asyncio.get_running_loop(), asyncio.Event()
+        # When a connection breaks, all that asyncssh had begun on it ends so, which is said once.
+        loop.set_exception_handler(lambda *_: None)
+        started.set_result((loop, ended))
         await ended.wait()
 
     thread = threading.Thread(target=asyncio.run, args=(serve(),), daemon=True)
@@ -219,8 +221,8 @@ def read_outputs(raw: bytes, rows: int) -> FloatArray:
         shape, by_column, dtype = np.lib.format.read_array_header_1_0(file)
     except ValueError as error:
         raise DeviceError(f"its outputs are no array: {str(error)[:200]}") from error
-    whole = math.prod(shape) * dtype.itemsize == len(raw) - file.tell()
-    if by_column or dtype != np.float32 or not whole or len(shape) < 2 or shape[0] != rows:
+    whole = math.prod(shape) * dtype.itemsize == len(raw) - file.tell() and min(shape) >= 0
+    if len(shape) < 2 or shape[0] != rows or not whole or by_column or dtype != np.float32:
         raise DeviceError(f"its outputs are {dtype} {shape}, not float32 ({rows}, ...)")
     return np.frombuffer(raw, np.float32, offset=file.tell()).reshape(shape).copy()
 

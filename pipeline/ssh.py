@@ -65,14 +65,14 @@ class Connection:
                 await self.sftp.mkdir(FOLDER, asyncssh.SFTPAttrs(permissions=0o700))
             if await self._size(name) == len(content):
                 return None
-            async with self.sftp.open(f"{FOLDER}/{part}", "wb") as file:
-                await file.write(content)
-        except asyncssh.SFTPConnectionLost:
-            raise
-        except asyncssh.SFTPError as error:
-            why = await self._why_not(error, len(content))
+            # Not as a context: its end would wait for a board that says nothing any more.
+            file = await self.sftp.open(f"{FOLDER}/{part}", "wb")
+            await file.write(content)
+            await file.close()
+        except asyncssh.SFTPFailure as error:
             await self.delete(part)
-            raise DeviceError(why) from error
+            await self._check_room(len(content), error)
+            raise
         if await self._size(part) != len(content):
             raise DeviceError(f"{part} is not as long as what was sent; check its disk")
         return part
@@ -86,8 +86,10 @@ class Connection:
         if size is None or size > limit:
             found = "is missing" if size is None else f"has {size} bytes, {limit} at most"
             raise DeviceError(f"{name} {found}; run again")
-        async with self.sftp.open(f"{FOLDER}/{name}", "rb") as file:
-            return await file.read(size)
+        file = await self.sftp.open(f"{FOLDER}/{name}", "rb")
+        content: bytes = await file.read(size)
+        await file.close()
+        return content
 
     async def delete(self, *names: str) -> None:
         """Take files away, if the board still listens; what stays its next jobs sweep."""
@@ -123,14 +125,15 @@ class Connection:
     ) -> DeviceError | IntegrityError:
         lines = words.decode("utf-8", "replace").strip().splitlines() or [""]
         line = "".join(c if c.isprintable() else "?" for c in lines[-1][:MAX_LINE])
+        if process.exit_signal:
+            how = f"was ended by the signal {process.exit_signal[0][:20]}"
+            return DeviceError(f"the measuring process {how}; {line or 'had it memory enough?'}")
         if process.exit_status is None:
-            signal = process.exit_signal
-            how = f"was ended by the signal {signal[0][:20]}" if signal else "never came to its end"
-            return DeviceError(f"the measuring process {how}; {line or 'run again'}")
+            return DeviceError("the connection broke before the measuring process came to its end")
         if process.exit_status in NO_INTERPRETER:
             return DeviceError(f"{self.ssh.python} does not run there, set ssh.python; {line}")
         if process.exit_status == IntegrityError.exit_code:
-            return IntegrityError(line)
+            return IntegrityError(line or "it says that a file was changed")
         return DeviceError(line or f"the measuring process ended with {process.exit_status}")
 
     async def _size(self, name: str) -> int | None:
@@ -139,14 +142,14 @@ class Connection:
         except asyncssh.SFTPNoSuchFile:
             return None
 
-    async def _why_not(self, error: asyncssh.SFTPError, size: int) -> str:
-        """Why a file was not written; SFTP has no word for a full disk."""
+    async def _check_room(self, size: int, error: asyncssh.SFTPError) -> None:
+        """Raise DeviceError for a full disk, which SFTP has no word for."""
         with suppress(asyncssh.SFTPError):
             disk = await self.sftp.statvfs(FOLDER)
             free = disk.bavail * disk.frsize
             if free < size:
-                return f"its disk is full: {free} bytes are free, {size} are needed"
-        return f"cannot write to ~/{FOLDER}: {error.reason}; is it yours, and is there room?"
+                words = f"its disk is full: {free} bytes are free, {size} are needed"
+                raise DeviceError(words) from error
 
 
 @asynccontextmanager
@@ -210,10 +213,6 @@ async def _login(ssh: Ssh) -> asyncssh.SSHClientConnection:
 def told(ssh: Ssh) -> Iterator[None]:
     """Errors as ours: which board, what is wrong, what to do."""
     where = f"{ssh.user}@{ssh.host}:{ssh.port}"
-    stranger = (
-        f"{where}: its host key is not the one in ssh.host_key, so nothing was sent: it is another "
-        "machine, or was installed anew; only if you know why, put the new key there"
-    )
     try:
         yield
     except ConfigError:
@@ -223,11 +222,17 @@ def told(ssh: Ssh) -> Iterator[None]:
     except IntegrityError as error:
         raise IntegrityError(f"{where}: {error}") from error
     except asyncssh.HostKeyNotVerifiable as error:
-        raise IntegrityError(stranger) from error
+        raise IntegrityError(
+            f"{where}: its host key is not the one in ssh.host_key, so nothing was sent: it is "
+            "another machine, or was installed anew; only if you know why, put the new key there"
+        ) from error
     except asyncssh.KeyExchangeFailed as error:
         if "No matching" in error.reason:
             raise DeviceError(f"{where}: its SSH server is too old: {error.reason}") from error
-        raise IntegrityError(stranger) from error  # it shows the pinned key, and has it not
+        raise IntegrityError(
+            f"{where}: it shows the host key in ssh.host_key and cannot prove that it is its own, "
+            f"so nothing was sent: somebody may be in between ({error.reason})"
+        ) from error
     except asyncssh.PermissionDenied as error:
         raise DeviceError(
             f"{where}: {ssh.user} is not let in: put your public key into its authorized_keys, "
@@ -239,7 +244,13 @@ def told(ssh: Ssh) -> Iterator[None]:
             f"ssh.timeout_s is {ssh.timeout_s:g}"
         ) from error
     except asyncssh.ChannelOpenError as error:
-        raise DeviceError(f"{where}: refuses commands or SFTP: {error.reason}") from error
+        raise DeviceError(
+            f"{where}: no commands or no SFTP there ({error.reason}); enable both, run again"
+        ) from error
+    except (asyncssh.SFTPFailure, asyncssh.SFTPPermissionDenied, asyncssh.SFTPNoSuchFile) as error:
+        raise DeviceError(
+            f"{where}: ~/{FOLDER}: {error.reason}; is it yours, and is there room?"
+        ) from error
     except Exception as error:  # whatever a broken server makes asyncssh raise
         reason = (str(error) or type(error).__name__)[:MAX_LINE]
         raise DeviceError(

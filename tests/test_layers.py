@@ -16,6 +16,8 @@ RUNS_WITHOUT_TORCH = {
     "pipeline.bundle",
     "pipeline.cli",
     "pipeline.page",
+    "pipeline.remote",
+    "exporters.board",
     "exporters.worker",
     "exporters.engines.ort",
 }
