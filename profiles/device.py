@@ -88,7 +88,7 @@ class Identity(Spec):
         """What of `host` is not as it must be; empty where all is."""
         wrong = []
         if self.machine not in (None, host.machine):
-            wrong.append(f"it is a {host.machine}, not a {self.machine}")
+            wrong.append(f"it is {host.machine}, not {self.machine}")
         if self.model is not None and self.model not in host.model:
             wrong.append(f"its model is {host.model or 'unknown'}, not {self.model}")
         if self.cpu is not None and self.cpu not in host.cpu:

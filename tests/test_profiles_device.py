@@ -63,7 +63,7 @@ HOST = Host(
     [
         (Identity(), ""),
         (Identity(machine="aarch64", model="Raspberry Pi 5", cpu="A76", cores=4), ""),
-        (Identity(machine="x86_64"), "it is a aarch64, not a x86_64"),
+        (Identity(machine="x86_64"), "it is aarch64, not x86_64"),
         (Identity(model="Pi 4"), "its model is Raspberry Pi 5 Model B Rev 1.0, not Pi 4"),
         (Identity(cpu="A72"), "its processor is Cortex-A76, not A72"),
         (Identity(cores=8), "it has 4 cores, not 8"),

@@ -213,7 +213,10 @@ def _known(capability: str) -> "trt.ComputeCapability":
     name = "SM" + capability.replace(".", "")
     if name not in known:
         names = ", ".join(n for n in known if n.startswith("SM"))
-        raise StageError(f"TensorRT-RTX does not build for {capability}, only for {names}")
+        raise StageError(
+            f"TensorRT-RTX does not build for {capability}, only for {names}; TensorRT itself "
+            "builds on the device: install slimgate there beside it"
+        )
     return known[name]
 
 
