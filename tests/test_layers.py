@@ -15,7 +15,7 @@ RUNS_WITHOUT_TORCH = {
     "profiles.measurement",
     "pipeline.bundle",
     "pipeline.cli",
-    "pipeline.remote",
+    "pipeline.place",
     "exporters.board",
     "exporters.worker",
     "exporters.engines.ort",
