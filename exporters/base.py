@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import NonNegativeInt, ValidationError, model_validator
 
+from exporters.arrays import FloatArray
 from exporters.session import Session
 from profiles.device import EngineOptions, Precision
 from profiles.errors import ConfigError
@@ -18,9 +18,6 @@ from profiles.spec import Spec, explain
 
 if TYPE_CHECKING:
     from torch import nn
-
-Array = npt.NDArray[np.float32 | np.float16 | np.int64 | np.uint8]
-FloatArray = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)

@@ -316,14 +316,13 @@ def _runtime(name: str) -> ModuleType:
         ) from error
 
 
-def _end_with_stdin() -> threading.Event:
+def _end_with_stdin(done: threading.Event) -> None:
     """Die, with every process started from here, as soon as nobody is connected any more.
 
-    Once the event is set it does not: then it is about to end by itself.
+    Once it is done it does not: then it is about to end by itself.
     """
     if os.getpgrp() != os.getpid():
         os.setpgid(0, 0)
-    done = threading.Event()
 
     def watch() -> None:
         while os.read(sys.stdin.fileno(), CHUNK):
@@ -332,7 +331,6 @@ def _end_with_stdin() -> threading.Event:
             os.killpg(0, signal.SIGKILL)
 
     threading.Thread(target=watch, daemon=True).start()
-    return done
 
 
 def _end_after(limit_s: float) -> None:
@@ -345,13 +343,15 @@ def main() -> int:
     # What libraries print must not get into the answer.
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    done = threading.Event()
     try:
         job = read_job(sys.stdin.buffer.readline())
         _end_after(job.limit_s)
-        done = _end_with_stdin()
+        _end_with_stdin(done)
         result = obey(job, Path.home() / FOLDER)
         text = json.dumps({"nonce": job.nonce, "result": result}, allow_nan=False)
     except Exception as error:  # libraries' errors share no class, and any of them is one line
+        done.set()
         known = isinstance(error, SlimgateError)
         line = " ".join((str(error) if known else f"{type(error).__name__}: {error}").split())
         sys.stderr.write(line[:LONGEST_LINE] + "\n")

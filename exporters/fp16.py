@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
-from exporters.base import FloatArray
+from exporters.arrays import FloatArray
 from exporters.canonical import canonical
 from exporters.engines.ort import plain_outputs
 from profiles.errors import StageError

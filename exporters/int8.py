@@ -16,7 +16,7 @@ from onnxruntime.quantization import (
     quantize_static,
 )
 
-from exporters.base import FloatArray
+from exporters.arrays import FloatArray
 from exporters.engines.ort import plain_network
 from exporters.foreign import quiet
 from profiles.errors import StageError

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from pydantic import NonNegativeFloat, NonNegativeInt
 
-from exporters.base import FloatArray
+from exporters.arrays import FloatArray
 from profiles.device import Precision
 from profiles.errors import StageError
 from profiles.spec import Spec

@@ -13,7 +13,7 @@ from profiles.errors import DeviceError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from exporters.base import Array, FloatArray
+    from exporters.arrays import Array, FloatArray
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import onnx
 
-from exporters.base import FloatArray
+from exporters.arrays import FloatArray
 from exporters.engines.ort import plain_network
 from exporters.parity import Parity, compare, require
 from exporters.to_onnx import cleaned

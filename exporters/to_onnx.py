@@ -11,7 +11,7 @@ import onnx
 import torch
 from torch import nn
 
-from exporters.base import FloatArray
+from exporters.arrays import FloatArray
 from exporters.engines.ort import plain_network
 from exporters.foreign import quiet
 from exporters.parity import Network, Parity, compare, require

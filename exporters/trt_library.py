@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-from exporters.base import Array
+from exporters.arrays import Array
 from profiles.errors import DeviceError, MissingExtra
 
 WHEEL = "onnxruntime_ep_nv_tensorrt_rtx"

@@ -11,7 +11,7 @@ from typing import TypeVar
 import numpy as np
 from pydantic import Field, PositiveFloat, PositiveInt, ValidationError
 
-from exporters.base import FloatArray
+from exporters.arrays import FloatArray
 from exporters.worker import EngineFile, Job, LatencyJob, StartJob
 from pipeline.data import Targets, batches, check_labels
 from pipeline.place import Place

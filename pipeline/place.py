@@ -7,29 +7,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
-from exporters.base import FloatArray
+from exporters.arrays import FloatArray
 from exporters.session import first_output
 from exporters.worker import EngineFile, Job
 from profiles.device import Ssh
 from profiles.errors import DeviceError
-from profiles.host import Host, this_host
+from profiles.host import LIBRARIES, Host, this_host
 
-LIBRARIES = (
-    "ai-edge-litert",
-    "executorch",
-    "ncnn",
-    "numpy",
-    "onnx",
-    "onnxruntime",
-    "onnxruntime-gpu",
-    "onnxsim",
-    "openvino",
-    "tensorrt",
-    "torch",
-    "torch-pruning",
-    "torchvision",
-)
-"""Whose versions a measurement carries, where they are installed."""
 TIMEOUT_S = 900
 
 

@@ -17,14 +17,13 @@ import numpy as np
 from pydantic import Field, ValidationError
 
 from exporters import board
-from exporters.base import FloatArray
+from exporters.arrays import FloatArray
 from exporters.program import board_program
 from exporters.worker import EngineFile, Job
-from pipeline.place import LIBRARIES
 from pipeline.ssh import TIDY_S, Connection, connected, digest_of, told
 from profiles.device import Ssh
 from profiles.errors import ConfigError, DeviceError, IntegrityError
-from profiles.host import Host
+from profiles.host import LIBRARIES, Host
 from profiles.plugins import plugin_names
 from profiles.spec import Spec, explain, read_json
 

@@ -3,6 +3,23 @@
 from profiles.machine import machine_facts
 from profiles.spec import Spec
 
+LIBRARIES = (
+    "ai-edge-litert",
+    "executorch",
+    "ncnn",
+    "numpy",
+    "onnx",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "onnxsim",
+    "openvino",
+    "tensorrt",
+    "torch",
+    "torch-pruning",
+    "torchvision",
+)
+"""Whose versions a measurement carries, where they are installed."""
+
 
 class Host(Spec):
     """What a measurement must carry to be compared with another one."""

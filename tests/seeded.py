@@ -10,7 +10,7 @@ import torch
 from onnx import helper, numpy_helper
 from sound import Sound, Varied, varied
 
-from exporters.base import FloatArray
+from exporters.arrays import FloatArray
 from exporters.engines.ort import plain_network
 from exporters.fp16 import to_fp16
 from exporters.int8 import Style, to_int8

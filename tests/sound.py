@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from exporters.base import FloatArray
+from exporters.arrays import FloatArray
 from exporters.engines.ort import plain_network
 from exporters.parity import Network, feeds_of
 from exporters.to_onnx import Method, export_by

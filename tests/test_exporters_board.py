@@ -312,14 +312,15 @@ def test_it_dies_when_nobody_is_connected_any_more(here: Board) -> None:
     here.result(start_job())
 
 
-def test_an_answer_that_was_given_is_no_failure_when_nobody_is_connected(here: Board) -> None:
+@pytest.mark.parametrize(("name", "code"), [(NAME, 0), ("0" * 64, 4)])
+def test_once_it_has_spoken_it_ends_by_itself(here: Board, name: str, code: int) -> None:
     for _ in range(5):
-        with here.start(start_job()) as process:
+        with here.start(replace(start_job(), files={name: None})) as process:
             assert process.stdin
             assert process.stdout
-            assert process.stdout.read()
+            process.stdout.read()
             process.stdin.close()
-            assert process.wait(10) == 0
+            assert process.wait(10) == code
 
 
 def test_it_dies_when_its_time_is_up(here: Board) -> None:

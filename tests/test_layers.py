@@ -17,6 +17,7 @@ RUNS_WITHOUT_TORCH = {
     "pipeline.cli",
     "pipeline.page",
     "pipeline.remote",
+    "pipeline.place",
     "exporters.board",
     "exporters.worker",
     "exporters.engines.ort",

@@ -111,9 +111,9 @@ def test_a_board_answers_as_this_machine_does(board: Board, engine: EngineFile) 
 def test_only_the_program_and_the_engines_stay_there_under_their_hashes(
     board: Board, engine: EngineFile
 ) -> None:
-    with place_of(board.ssh) as place:
-        list(place.outputs(engine, inputs(2)))
-        place.answer(start(engine))
+    with place_of(board.ssh) as one, place_of(board.ssh) as two:
+        list(one.outputs(engine, inputs(2)))
+        two.answer(start(engine))
     names = {path.name for path in board.files.iterdir()}
     assert len(names) == 3
     assert all(len(name) == 64 for name in names - {"lock"})

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from exporters.base import Array, BuildFacts, Exporter, Source
+from exporters.arrays import Array
+from exporters.base import BuildFacts, Exporter, Source
 from exporters.foreign import quiet
 from exporters.packed import pack, unpack
 from exporters.session import TensorSpec

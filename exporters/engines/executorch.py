@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from exporters.base import Array, BuildFacts, Exporter, Source
+from exporters.arrays import Array
+from exporters.base import BuildFacts, Exporter, Source
 from exporters.foreign import faults, quiet
 from exporters.session import TensorSpec
 from profiles.errors import DeviceError, MissingExtra, StageError

@@ -9,7 +9,8 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from typing import ClassVar
 
-from exporters.base import Array, BuildFacts, Exporter, FloatArray, Source, call_one
+from exporters.arrays import Array, FloatArray
+from exporters.base import BuildFacts, Exporter, Source, call_one
 from exporters.foreign import faults
 from exporters.parity import Network
 from exporters.session import call_on_noise

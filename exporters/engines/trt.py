@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from exporters.base import Array, BuildFacts, Exporter, Source
+from exporters.arrays import Array
+from exporters.base import BuildFacts, Exporter, Source
 from exporters.session import TensorSpec
 from exporters.trt_library import Cuda, Memory, gpu_of, gpus, load_tensorrt
 from profiles.device import Precision

@@ -18,7 +18,7 @@ from profiles.errors import DeviceError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from exporters.base import Array
+    from exporters.arrays import Array
 
 GRAPH, WEIGHTS, SHAPES = "model.ncnn.param", "model.ncnn.bin", "shapes.json"
 """The files of an engine."""

@@ -20,7 +20,7 @@ import openvino  # noqa: E402
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from exporters.base import Array
+    from exporters.arrays import Array
 
 DEVICE = "CPU"
 GRAPH, WEIGHTS = "model.xml", "model.bin"

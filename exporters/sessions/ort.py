@@ -13,7 +13,7 @@ from profiles.errors import DeviceError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from exporters.base import Array
+    from exporters.arrays import Array
 
 PROVIDER = "CPUExecutionProvider"
 Level = onnxruntime.GraphOptimizationLevel

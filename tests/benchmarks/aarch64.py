@@ -30,7 +30,8 @@ from common import Row, parse_options, report
 from real import told
 from shapes import load, pruned
 
-from exporters.base import FloatArray, Source, call_one, runtime
+from exporters.arrays import FloatArray
+from exporters.base import Source, call_one, runtime
 from exporters.engines.ort import plain_network
 from exporters.parity import TOLERANCES, Parity, compare, feeds_of
 from exporters.simplify import simplify

@@ -17,8 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from pipeline.place import LIBRARIES
-from profiles.host import this_host
+from profiles.host import LIBRARIES, this_host
 from profiles.measurement import LatencyRun, time_ratio
 
 Figure = str | float | None

@@ -37,7 +37,8 @@ from real import told
 from shapes import PEER, prune_by_peer
 from torch import Tensor, nn
 
-from exporters.base import FloatArray, Source, call_one
+from exporters.arrays import FloatArray
+from exporters.base import Source, call_one
 from exporters.engines.ort import Ort
 from exporters.parity import compare, feeds_of, require
 from exporters.simplify import simplify

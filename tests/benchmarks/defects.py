@@ -29,7 +29,8 @@ import torchvision
 from common import Row, parse_options, report
 from torch import nn
 
-from exporters.base import FloatArray, Source, call_one
+from exporters.arrays import FloatArray
+from exporters.base import Source, call_one
 from exporters.engines.ort import Ort, plain_network
 from exporters.parity import Parity, compare, feeds_of, hold
 from exporters.simplify import simplify

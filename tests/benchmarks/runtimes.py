@@ -36,7 +36,8 @@ from real import told
 from shapes import load, pruned
 from torch import Tensor, nn
 
-from exporters.base import Exporter, FloatArray, Source, call_one, runtime
+from exporters.arrays import FloatArray
+from exporters.base import Exporter, Source, call_one, runtime
 from exporters.engines.ort import plain_network
 from exporters.parity import Network, compare, feeds_of, hold
 from exporters.simplify import simplify
