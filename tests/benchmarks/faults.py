@@ -1,6 +1,6 @@
 """Everything that may be wrong with a board, and the exit codes that are right for it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import asyncssh
@@ -172,10 +172,9 @@ def _wires() -> dict[str, Scenario]:
 
 
 def _servers() -> dict[str, Scenario]:
-    whole: Callable[[int], type[asyncssh.SFTPServer]] = lambda seed: asyncssh.SFTPServer  # noqa: E731
     return {
         "sftp absent": _four(served(None)),
-        "commands refused": _four(served(whole, commands=False)),
+        "commands refused": _four(served(lambda seed: asyncssh.SFTPServer, commands=False)),
         "one session only": _four(configured(more="MaxSessions 1")),
         "no session": _four(configured(more="MaxSessions 0")),
         "sftp for every command": _four(configured(more="ForceCommand internal-sftp -d {home}")),
