@@ -292,8 +292,9 @@ def test_a_python_that_is_absent_or_not_for_this_processor_is_named(
     foreign = tmp_path / "foreign"
     foreign.write_bytes(b"\x7fELF\x02\x01\x01" + bytes(64))
     foreign.chmod(0o755)
-    for python in ("/no/such/python", str(foreign), "python; touch /tmp/canary"):
+    for python in ("/no/such/python", str(foreign), f"python; touch {tmp_path}/canary"):
         refusal(changed(board.ssh, python=python), engine, DeviceError, "set ssh.python")
+    assert not (tmp_path / "canary").exists()
 
 
 def test_an_old_python_is_told_so(board: Board, engine: EngineFile, tmp_path: Path) -> None:
