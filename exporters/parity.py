@@ -32,7 +32,7 @@ and what it loses on all of them the gate's accuracy says.
 """
 ELSEWHERE: Mapping[Precision, Tolerance] = {
     "fp32": Tolerance(5e-4, 0.98),
-    "fp16": Tolerance(5e-2, 0.98),
+    "fp16": Tolerance(1e-1, 0.98),
     "int8": Tolerance(2.5, 0.0),
 }
 """On noise and edges, where networks amplify rounding, and int8 has no ranges for what comes."""
