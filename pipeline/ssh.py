@@ -109,7 +109,8 @@ class Connection:
         command = f"exec {shlex.quote(self.ssh.python)} -c {shlex.quote(code)}"
         process = await self.client.create_process(command, encoding=None)
         try:
-            process.stdin.write(line.encode())
+            with suppress(OSError):  # what ended already says why in its own way
+                process.stdin.write(line.encode())
             answer, words = await asyncio.gather(
                 _all(process.stdout, "answered"), _all(process.stderr, "wrote on stderr")
             )
