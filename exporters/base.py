@@ -79,6 +79,26 @@ class Exporter(EngineOptions, ABC):
         return ""
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """What `build_engine` of a runtime's module in `exporters.sessions` is given."""
+
+    model: bytes
+    """ONNX, at the precision that the engine is to have."""
+    remarks: tuple[str, ...]
+
+
+class Fitted(Exporter):
+    """A runtime whose engines are fitted to the machine that builds them, unless `portable`.
+
+    Its module in `exporters.sessions` builds them, so that boards can.
+    """
+
+    @abstractmethod
+    def prepared(self, source: Source) -> Prepared:
+        """What is built from. Needs onnx, and not the runtime."""
+
+
 def runtime(name: str, options: EngineOptions | None = None) -> Exporter:
     """The exporter of the runtime `name`.
 

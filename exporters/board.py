@@ -3,7 +3,8 @@
 Needs Python 3.8, numpy and the runtime; `exporters.program` packs it with what it imports. Files
 lie in ~/.slimgate under names that begin with their SHA-256, and are held to it before and after
 they are used. An error is one line on stderr and its own exit code: 7 for a file that is not the
-one that was sent, 4 for anything else. It dies when its stdin ends, and after `Job.limit_s`.
+one that was sent, 5 where a runtime cannot build an engine, 4 for anything else. It dies when its
+stdin ends, and after `Job.limit_s`.
 """
 
 from __future__ import annotations
@@ -24,8 +25,15 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Union
 
+from exporters.foreign import faults
 from profiles import fresh
-from profiles.errors import DeviceError, IntegrityError, SlimgateError
+from profiles.errors import (
+    DeviceError,
+    IntegrityError,
+    MissingExtra,
+    SlimgateError,
+    StageError,
+)
 from profiles.machine import machine_facts
 
 if TYPE_CHECKING:
@@ -48,18 +56,17 @@ LONGEST_LINE = 2000
 
 @dataclass(frozen=True)
 class Engine:
-    """A stored engine, and how its runtime opens it."""
+    """A stored engine, and how its runtime builds and opens it: `exporters.session.Options`."""
 
     name: str
     runtime: str
     threads: int
     precision: str
     portable: bool
+    compute_capability: str | None
 
     def opened(self, folder: Path) -> Session:
-        session: Session = _runtime(self.runtime).open_engine(
-            str(folder / self.name), self.threads, self.precision, self.portable
-        )
+        session: Session = _runtime(self.runtime).open_engine(str(folder / self.name), self)
         return session
 
 
@@ -130,20 +137,34 @@ class Outputs:
             first_output(session, np.array(inputs[start : start + self.batch]))
             for start in range(0, len(inputs), self.batch)
         ]
-        part = folder / f"{self.inputs}.out.part"
-        try:
+        with _new(folder / f"{self.inputs}.out.part") as part:
             with part.open("wb") as file:
                 np.save(file, np.concatenate(parts), allow_pickle=False)
             found = _digest(part)
             _publish(part, folder / outputs_name(self.inputs))
-        finally:
-            if part.exists():
-                part.unlink()
         return {"sha256": found}
 
 
-Task = Union[Facts, Latency, Start, Outputs]  # noqa: UP007  # Python 3.8 has no | for types
-TASKS = {"facts": Facts, "latency": Latency, "start": Start, "outputs": Outputs}
+@dataclass(frozen=True)
+class Build:
+    """Build one engine of a stored ONNX model; what it is to be called is not known before."""
+
+    model: str
+
+    def result(self, folder: Path, engines: Mapping[str, Engine]) -> dict[str, object]:
+        """The SHA-256 of the engine, under which it is stored, and what its runtime tells."""
+        (engine,) = engines.values()
+        runtime = _runtime(engine.runtime)
+        with _new(folder / f"{self.model}.{engine.runtime}.part") as part:
+            with faults(StageError, f"{engine.runtime} cannot build it"):
+                facts = runtime.build_engine((folder / self.model).read_bytes(), str(part), engine)
+            found = _digest(part)
+            _publish(part, folder / found)
+        return {"sha256": found, "facts": facts}
+
+
+Task = Union[Facts, Latency, Start, Outputs, Build]  # noqa: UP007  # Python 3.8 has no | for types
+TASKS = {"facts": Facts, "latency": Latency, "start": Start, "outputs": Outputs, "build": Build}
 
 
 @dataclass(frozen=True)
@@ -275,6 +296,16 @@ def _sweep(folder: Path) -> None:
             path.unlink()
 
 
+@contextmanager
+def _new(part: Path) -> Iterator[Path]:
+    """A file to be written and published, or else taken away."""
+    try:
+        yield part
+    finally:
+        if part.exists():
+            part.unlink()
+
+
 def _publish(part: Path, path: Path) -> None:
     """Rename a file that is on the disk for good."""
     _sync(part)
@@ -309,7 +340,7 @@ def _runtime(name: str) -> ModuleType:
     """The module that opens the runtime's engines. Raises DeviceError where a library is absent."""
     try:
         return importlib.import_module(f"exporters.sessions.{name}")
-    except ImportError as error:
+    except (ImportError, MissingExtra) as error:
         raise DeviceError(
             f"{sys.executable} cannot import what {name} needs ({error}): install it on the "
             "device, or name another interpreter in ssh.python"

@@ -25,6 +25,19 @@ class TensorSpec:
     shape: tuple[int | None, ...]
 
 
+class Options(Protocol):
+    """How an engine is built and opened: `profiles.device.EngineOptions`, as boards know them."""
+
+    @property
+    def threads(self) -> int: ...
+    @property
+    def precision(self) -> str: ...
+    @property
+    def portable(self) -> bool: ...
+    @property
+    def compute_capability(self) -> str | None: ...
+
+
 class Session(Protocol):
     """An engine, loaded and ready."""
 

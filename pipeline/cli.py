@@ -87,10 +87,13 @@ def plan(recipe: RecipePath, cache: CacheDir = None, as_json: Json = False) -> N
     from pipeline.store import Plan
 
     planned = Plan(_store(cache))
-    flow = _flow(recipe, planned)
+    flow = _flow(recipe, planned, ask=True)
     for aim in flow.aims:
-        flow.built_dense(aim)
-        flow.built(aim)
+        flow.exported_dense()
+        flow.exported()
+        if flow.answers(aim):  # what is built there depends on what is there
+            flow.built_dense(aim)
+            flow.built(aim)
     stages = list(dict.fromkeys(planned.rows))  # targets share what does not depend on them
     if as_json:
         rows = [{"name": r.name, "key": r.key, "cached": r.cached} for r in stages]
@@ -139,7 +142,7 @@ def build(
     if engines is not None:
         _compare(recipe, engines, out, cache, as_json)
         return
-    flow = _flow(recipe, _store(cache))
+    flow = _flow(recipe, _store(cache), ask=True)
     for aim in flow.aims:
         path = flow.built(aim).path
         prefix = "" if len(flow.aims) == 1 else f"{aim.name}-"
@@ -283,18 +286,23 @@ def _store(cache: Path | None) -> "Store":
     return Store(cache or default_root())
 
 
-def _flow(recipe: Path, runner: "Runner") -> "Flow":
+def _flow(path: Path, runner: "Runner", ask: bool = False) -> "Flow":
+    """The flow of the recipe; where engines are to be built or measured, with `ask`."""
+    from dataclasses import replace
+
+    from pipeline.boards import hosts_of
     from pipeline.flow import load_flow
     from pipeline.recipe import read_recipe
 
-    return load_flow(*read_recipe(recipe), recipe.parent, runner)
+    flow = load_flow(*read_recipe(path), path.parent, runner)
+    return replace(flow, hosts=hosts_of(flow.aims)) if ask else flow
 
 
 def _release(recipe: Path, out: Path | None, store: "Store", as_json: bool) -> None:
     from pipeline.flow import release
     from pipeline.store import MANIFEST
 
-    flow = _flow(recipe, store)
+    flow = _flow(recipe, store, ask=True)
     out = out or recipe.with_suffix(".bundle")
     if out.exists() and not (out / MANIFEST).is_file():  # before the work, not after it
         raise ConfigError(f"{out}: exists and is not a bundle; choose another --out")

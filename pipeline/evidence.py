@@ -2,8 +2,11 @@
 
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from exporters.base import runtime
+from exporters.worker import EngineFile
+from pipeline.agreement import agreement
 from pipeline.artifact import Engine
 from pipeline.digest import file_digest
 from pipeline.measure import (
@@ -24,6 +27,16 @@ from profiles.measurement import EngineEvidence, LatencyRun, Measurement
 log = logging.getLogger("slimgate")
 
 
+@dataclass(frozen=True)
+class Held:
+    """An engine, and how far its outputs are from its network's, or why that is not known."""
+
+    engine: Engine
+    file: EngineFile
+    parity_error: float
+    unverified: str
+
+
 def measure(
     place: Place, settings: Measure, task: Task, aim: Aim, dense: Engine, shipped: Engine
 ) -> Measurement:
@@ -33,21 +46,22 @@ def measure(
     whether the engine is right, and nothing there tells how fast the device is.
     """
     host, device = place.host(), aim.device
-    unlike = device.identity.unlike(host)
+    unlike = device.unlike(host)
+    held = {"dense": _held(place, aim, dense), "shipped": _held(place, aim, shipped)}
     log.info("measure %s: accuracy on %d samples ...", aim.name, len(task.validation))
     scores = {
-        name: score_engine(place, engine_file(engine.path, device), task)
-        for name, engine in (("dense", dense), ("shipped", shipped))
-        if not engine.report().unverified
+        name: score_engine(place, one.file, task)
+        for name, one in held.items()
+        if not one.unverified
     }
     before, after = (
-        _evidence(place, settings, aim, engine, scores.get(name), timed=not unlike)
-        for name, engine in (("dense", dense), ("shipped", shipped))
+        _evidence(place, settings, aim, one, scores.get(name), timed=not unlike)
+        for name, one in held.items()
     )
     runs: tuple[LatencyRun, ...] = ()
     if not (unlike or before.unverified or after.unverified):
         log.info("measure %s: latency in %d processes ...", aim.name, settings.processes)
-        pair = EnginePair(engine_file(dense.path, device), engine_file(shipped.path, device))
+        pair = EnginePair(held["dense"].file, held["shipped"].file)
         runs = time_engines(place, pair, timing_of(device, aim.budget, settings))
     return Measurement(
         device=aim.name,
@@ -62,23 +76,34 @@ def measure(
     )
 
 
+def _held(place: Place, aim: Aim, engine: Engine) -> Held:
+    """What was found as it was built, where that was on this machine; a board is asked anew."""
+    file, built = engine_file(engine.path, aim.device), engine.report()
+    if aim.ssh is None:
+        error = built.parity.error if built.parity else float("nan")
+        return Held(engine, file, error, built.unverified)
+    log.info("measure %s: is it still the network there? ...", aim.name)
+    parity, _ = agreement(f"{aim.name}: running it there", place, file, engine.source)
+    return Held(engine, file, parity.error, "")
+
+
 def _evidence(
-    place: Place, settings: Measure, aim: Aim, engine: Engine, scores: Scores | None, timed: bool
+    place: Place, settings: Measure, aim: Aim, held: Held, scores: Scores | None, timed: bool
 ) -> EngineEvidence:
-    exported, built = engine.source.report(), engine.report()
-    file, batch = engine_file(engine.path, aim.device), aim.device.batch
+    exported, path, batch = held.engine.source.report(), held.engine.path, aim.device.batch
     layers_ms: Mapping[str, float] = {}
     if scores and timed and not aim.ssh:
-        layers_ms = runtime(file.runtime, file.options).layer_times_ms(engine.path, batch)
+        exporter = runtime(held.file.runtime, held.file.options)
+        layers_ms = exporter.layer_times_ms(path, batch)
     return EngineEvidence(
-        sha256=file_digest(engine.path),
-        unverified=built.unverified,
-        parity_error=built.parity.error if built.parity else float("nan"),
-        size_bytes=engine.path.stat().st_size,
+        sha256=file_digest(path),
+        unverified=held.unverified,
+        parity_error=held.parity_error,
+        size_bytes=path.stat().st_size,
         macs=exported.macs,
         parameters=exported.parameters,
         scores=scores.values if scores else (),
         samples_sha256=scores.samples_sha256 if scores else "",
-        starts=start_engine(place, file, batch, settings) if scores and timed else (),
+        starts=start_engine(place, held.file, batch, settings) if scores and timed else (),
         layers_ms=dict(layers_ms),
     )

@@ -4,10 +4,14 @@ task -> prune -> recover -> finetune -> export, simplify -> build -> measure -> 
 """
 
 import logging
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
+from exporters.base import Fitted, runtime
 from pipeline.artifact import Checked, Checkpoint, Engine, OnnxModel, Pruned, Recovered
+from pipeline.boards import Hosts, one_at_a_time, side_by_side
 from pipeline.bundle import Judged, Release, Terms, judged, write_bundle
 from pipeline.evidence import measure
 from pipeline.page import page
@@ -16,8 +20,12 @@ from pipeline.recipe import Aim, Recipe
 from pipeline.report import markdown
 from pipeline.stage import Stage
 from pipeline.stages.build import Build
+from pipeline.stages.build_there import BuildThere
 from pipeline.store import Runner, Store
-from profiles.host import Host, this_host
+from pipeline.task import Task
+from profiles.device import Ssh
+from profiles.errors import DeviceError
+from profiles.host import Host
 from profiles.spec import Spec
 from profiles.statistics import provable_drop, samples_needed
 
@@ -32,6 +40,8 @@ class Flow:
     aims: tuple[Aim, ...]
     dense: Checkpoint
     runner: Runner
+    hosts: Hosts = field(default_factory=dict)
+    """What the targets' machines are; steps before the engine do not ask."""
 
     def pruned(self) -> Pruned:
         """The network after the last step of the schedule."""
@@ -60,24 +70,43 @@ class Flow:
         return self.runner.run("export dense", self.recipe.export, self.dense)
 
     def built(self, aim: Aim) -> Engine:
-        return self.built_by(_build(aim))
+        return self.built_by(self._build(aim))
 
-    def built_by(self, build: Build) -> Engine:
+    def built_by(self, build: Stage[OnnxModel, Engine]) -> Engine:
         """The engine of any runtime, whatever the target's own is."""
         return self.runner.run("build", build, self.exported())
 
     def built_dense(self, aim: Aim) -> Engine:
-        return self.runner.run("build dense", _build(aim), self.exported_dense())
+        return self.runner.run("build dense", self._build(aim), self.exported_dense())
+
+    def host(self, aim: Aim) -> Host:
+        """What the target's machine told of itself. Raises DeviceError where it did not."""
+        found = self.hosts[aim.name]
+        if isinstance(found, DeviceError):
+            raise found
+        return found
+
+    def answers(self, aim: Aim) -> bool:
+        """Whether the target's machine told anything."""
+        return isinstance(self.hosts[aim.name], Host)
 
     def doubts(self) -> list[str]:
         """What the gate will not be able to pass, as far as can be told before anything runs."""
-        count, host = len(self.dense.task.validation), this_host(())
+        count = len(self.dense.task.validation)
         return [
             f"{aim.name}: {doubt}; it will be inconclusive"
             for aim in self.aims
-            for doubt in (_absent(aim, host), _too_few(aim, count))
+            for doubt in (_absent(aim, self.hosts[aim.name]), _too_few(aim, count))
             if doubt
         ]
+
+    def _build(self, aim: Aim) -> Stage[OnnxModel, Engine]:
+        """On the device itself where an engine is fitted to the machine that builds it."""
+        engine, options = aim.device.engine, aim.device.options()
+        if aim.ssh and not options.portable and isinstance(runtime(engine, options), Fitted):
+            host = self.host(aim)
+            return BuildThere(engine=engine, options=options, ssh=aim.ssh, host=host)
+        return Build(engine=engine, options=options)
 
     def _maybe(
         self, name: str, stage: Stage[Checkpoint, Checkpoint] | None, source: Checkpoint
@@ -85,10 +114,14 @@ class Flow:
         return self.runner.run(name, stage, source) if stage else source
 
 
-def _absent(aim: Aim, host: Host) -> str:
-    unlike = aim.device.identity.unlike(host)
-    if aim.ssh or not unlike:
+def _absent(aim: Aim, host: Host | DeviceError) -> str:
+    if isinstance(host, DeviceError):
+        return str(host)
+    unlike = aim.device.unlike(host)
+    if not unlike:
         return ""
+    if aim.ssh:
+        return f"what is at {aim.ssh.host} is not the device ({unlike})"
     return f"this machine is not the device ({unlike}): say where it is in target.ssh"
 
 
@@ -98,10 +131,6 @@ def _too_few(aim: Aim, count: int) -> str:
         return ""
     needed = samples_needed(drop) or "endless"
     return f"top1_drop {drop:g} needs about {needed} validation samples, there are {count}"
-
-
-def _build(aim: Aim) -> Build:
-    return Build(engine=aim.device.engine, options=aim.device.options())
 
 
 def load_flow(recipe: Recipe, aims: tuple[Aim, ...], base: Path, runner: Runner) -> Flow:
@@ -116,14 +145,16 @@ def release(flow: Flow, store: Store, out: Path) -> Release:
     """Run everything, judge, and write the bundle to `out`, whatever the verdict."""
     for doubt in flow.doubts():
         log.warning(doubt)
+    for aim in flow.aims:
+        flow.host(aim)  # before the work, not after it
     files: dict[str, Path] = {"model.onnx": flow.exported().model, "plan.json": flow.pruned().plan}
-    targets = []
+    pairs = []
     for aim in flow.aims:
         dense, shipped = flow.built_dense(aim), flow.built(aim)
         terms = _terms(aim, dense, shipped, alone=len(flow.aims) == 1)
         files |= {terms.engine: shipped.path, terms.dense: dense.path}
-        targets.append(_judged(flow, aim, terms, dense, shipped))
-    found = Release(flow.pruned().report(), tuple(targets))
+        pairs.append(_Pair(aim, terms, dense, shipped))
+    found = Release(flow.pruned().report(), _measured(flow, pairs))
     exported = flow.exported().report()
     specs: dict[str, Spec] = {"recipe.json": flow.recipe, "export.json": exported}
     if flow.dense.task.preprocessing:
@@ -152,7 +183,35 @@ def _terms(aim: Aim, dense: Engine, shipped: Engine, alone: bool) -> Terms:
     )
 
 
-def _judged(flow: Flow, aim: Aim, terms: Terms, dense: Engine, shipped: Engine) -> Judged:
-    with place_of(aim.ssh) as place:
-        found = measure(place, flow.recipe.measure, flow.dense.task, aim, dense, shipped)
-    return judged(terms, found, shipped.path)
+@dataclass(frozen=True)
+class _Pair:
+    aim: Aim
+    terms: Terms
+    dense: Engine
+    shipped: Engine
+
+
+def _measured(flow: Flow, pairs: Sequence[_Pair]) -> tuple[Judged, ...]:
+    """This machine first, which is to be idle; then all boards at once, each for one at a time."""
+    places: dict[tuple[str, int] | None, list[_Pair]] = {}
+    for pair in pairs:
+        places.setdefault(_address(pair.aim.ssh), []).append(pair)
+    task = one_at_a_time(flow.dense.task)
+    found = _judged(flow, task, places.pop(None, []))
+    for part in side_by_side([partial(_judged, flow, task, some) for some in places.values()]):
+        found |= part
+    return tuple(found[pair.aim.name] for pair in pairs)
+
+
+def _address(ssh: Ssh | None) -> tuple[str, int] | None:
+    return (ssh.host, ssh.port) if ssh else None
+
+
+def _judged(flow: Flow, task: Task, pairs: Sequence[_Pair]) -> dict[str, Judged]:
+    """Each target's evidence and verdict, by its name."""
+    found = {}
+    for pair in pairs:
+        with place_of(pair.aim.ssh) as place:
+            evidence = measure(place, flow.recipe.measure, task, pair.aim, pair.dense, pair.shipped)
+        found[pair.aim.name] = judged(pair.terms, evidence, pair.shipped.path)
+    return found

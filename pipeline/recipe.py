@@ -156,6 +156,12 @@ def _aim(target: Target, recipe: Recipe, base: Path) -> Aim:
             f"target.device: {target.device} has the engine {device.engine!r}, "
             f"which is none of: {', '.join(engines)}"
         )
+    boards = plugin_names("exporters.sessions")
+    if target.ssh and device.engine not in boards:
+        raise ConfigError(
+            f"target.device: {target.device} has the engine {device.engine!r}, and over SSH "
+            f"there are only: {', '.join(boards)}; run slimgate on the device itself"
+        )
     if device.batch > 1 and not recipe.export.dynamic_batch:
         raise ConfigError(
             f"target.device: {target.device} runs batches of {device.batch}: "

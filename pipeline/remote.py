@@ -18,10 +18,11 @@ from pydantic import Field, ValidationError
 
 from exporters import board
 from exporters.arrays import FloatArray
+from exporters.base import BuildFacts
 from exporters.program import board_program
 from exporters.worker import EngineFile, Job
 from pipeline.ssh import TIDY_S, Connection, connected, digest_of, told
-from profiles.device import Ssh
+from profiles.device import EngineOptions, Ssh
 from profiles.errors import ConfigError, DeviceError, IntegrityError
 from profiles.host import LIBRARIES, Host
 from profiles.plugins import plugin_names
@@ -36,6 +37,8 @@ CHUNK_BYTES = 32 << 20
 """Of inputs that are sent at a time; a batch that has more goes alone."""
 MAX_OUTPUTS = 1 << 30
 """Bytes of the outputs for them."""
+MAX_ENGINE = 2 << 30
+"""Bytes of an engine that was built there."""
 GRACE_S = 2 * TIDY_S
 """How much longer than its own time-out anything is waited for."""
 
@@ -44,6 +47,20 @@ class Written(Spec):
     """The answer to a job that writes outputs."""
 
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Made(Written):
+    """The answer to a job that builds an engine."""
+
+    facts: BuildFacts
+
+
+@dataclass(frozen=True)
+class Built:
+    """An engine that was built on a board, which has it still."""
+
+    content: bytes
+    facts: BuildFacts
 
 
 @dataclass(frozen=True)
@@ -89,6 +106,16 @@ class Session:
             raise IntegrityError("the outputs are not those that the engine gave; find out why")
         return read_outputs(raw, len(inputs))
 
+    async def built(self, engine: board.Engine, model: bytes) -> Built:
+        """An engine of the ONNX `model`, as the board itself builds it."""
+        name = digest_of(model)
+        given = Given({"engine": engine}, {name: model})
+        made = read_result(await self.result(board.Build(name), given), Made)
+        content = await self.connection.pull(made.sha256, MAX_ENGINE)
+        if digest_of(content) != made.sha256:
+            raise IntegrityError("the engine is not the one that it built; find out why")
+        return Built(content, made.facts)
+
 
 @dataclass(frozen=True)
 class Remote:
@@ -112,6 +139,10 @@ class Remote:
             sizes = [len(batch) for batch in group]
             found = self._ask(self.session.outputs(given, np.concatenate(group), max(sizes)))
             yield from np.split(found, np.cumsum(sizes)[:-1])
+
+    def built(self, runtime: str, options: EngineOptions, model: bytes) -> Built:
+        """An engine of a serialised ONNX model, built there. Also raises StageError."""
+        return self._ask(self.session.built(_engine("", runtime, options), model))
 
     def _ask(self, work: Coroutine[object, object, T]) -> T:
         with told(self.ssh):
@@ -254,12 +285,14 @@ def _given(engines: Mapping[str, EngineFile]) -> Given:
             content = Path(engine.path).read_bytes()
         except OSError as error:
             raise ConfigError(f"{engine.path}: cannot be read ({error.strerror})") from error
-        stored, options = digest_of(content), engine.options
+        stored = digest_of(content)
         files[stored] = content
-        found[name] = board.Engine(
-            stored, engine.runtime, options.threads, options.precision, options.portable
-        )
+        found[name] = _engine(stored, engine.runtime, engine.options)
     return Given(found, files)
+
+
+def _engine(name: str, runtime: str, options: EngineOptions) -> board.Engine:
+    return board.Engine(name, runtime, **options.model_dump())
 
 
 def _groups(batches: Iterable[FloatArray]) -> Iterator[list[FloatArray]]:

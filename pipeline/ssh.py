@@ -11,7 +11,7 @@ from pathlib import Path
 
 from exporters.board import FOLDER
 from profiles.device import Ssh
-from profiles.errors import ConfigError, DeviceError, IntegrityError, MissingExtra
+from profiles.errors import ConfigError, DeviceError, IntegrityError, MissingExtra, StageError
 
 try:
     import asyncssh
@@ -123,7 +123,7 @@ class Connection:
 
     def _failed(
         self, process: "asyncssh.SSHClientProcess[bytes]", words: bytes
-    ) -> DeviceError | IntegrityError:
+    ) -> DeviceError | IntegrityError | StageError:
         lines = words.decode("utf-8", "replace").strip().splitlines() or [""]
         line = "".join(c if c.isprintable() else "?" for c in lines[-1][:MAX_LINE])
         if process.exit_signal:
@@ -135,6 +135,8 @@ class Connection:
             return DeviceError(f"{self.ssh.python} does not run there, set ssh.python; {line}")
         if process.exit_status == IntegrityError.exit_code:
             return IntegrityError(line or "it says that a file was changed")
+        if process.exit_status == StageError.exit_code:
+            return StageError(line or "it says that it cannot build the engine")
         return DeviceError(line or f"the measuring process ended with {process.exit_status}")
 
     async def _size(self, name: str) -> int | None:
@@ -222,6 +224,8 @@ def told(ssh: Ssh) -> Iterator[None]:
         raise DeviceError(f"{where}: {error}") from error
     except IntegrityError as error:
         raise IntegrityError(f"{where}: {error}") from error
+    except StageError as error:
+        raise StageError(f"{where}: {error}") from error
     except asyncssh.HostKeyNotVerifiable as error:
         raise IntegrityError(
             f"{where}: its host key is not the one in ssh.host_key, so nothing was sent: it is "

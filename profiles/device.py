@@ -110,6 +110,14 @@ class DeviceProfile(EngineOptions):
     budget: Budget | None = None
     """For recipes that set none."""
 
+    def unlike(self, host: Host) -> str:
+        """What of `host` is not as on this device; empty where all is."""
+        wrong = self.identity.unlike(host)
+        needed, found = self.compute_capability, [gpu.compute_capability for gpu in host.gpus]
+        if wrong or needed is None or needed in found:
+            return wrong
+        return f"it has no GPU of compute capability {needed}"
+
     @property
     def clock(self) -> Literal["cpu", "wall"]:
         """CPU time of several threads adds up, and of a GPU's it is none: wall time then."""

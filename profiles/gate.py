@@ -115,7 +115,7 @@ def _foreign(
         return "stale: another engine file was measured; measure again"
     if measurement.device != device_name:
         return f"measured for {measurement.device}, not {device_name}; measure again"
-    unlike = device.identity.unlike(measurement.host)
+    unlike = device.unlike(measurement.host)
     if unlike:
         return f"what measured is not the device: {unlike}; measure on the device"
     if measurement.threads != device.threads:

@@ -21,6 +21,14 @@ LIBRARIES = (
 """Whose versions a measurement carries, where they are installed."""
 
 
+class HostGpu(Spec):
+    """An NVIDIA GPU, as its driver tells."""
+
+    ordinal: int
+    name: str
+    compute_capability: str
+
+
 class Host(Spec):
     """What a measurement must carry to be compared with another one."""
 
@@ -30,6 +38,7 @@ class Host(Spec):
     """The board, as its device tree or its maker names it; empty where the system does not tell."""
     cpu: str
     cores: int
+    gpus: tuple[HostGpu, ...] = ()
     system: str
     versions: dict[str, str]
 

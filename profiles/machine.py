@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import platform
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
+
+from profiles.gpu import gpus
 
 
 def machine_facts(libraries: tuple[str, ...]) -> dict[str, object]:
@@ -15,6 +18,7 @@ def machine_facts(libraries: tuple[str, ...]) -> dict[str, object]:
         "model": model_name(),
         "cpu": cpu_name(),
         "cores": os.cpu_count() or 1,
+        "gpus": [asdict(gpu) for gpu in gpus()],
         "system": f"{platform.system()} {platform.release()}",
         "versions": versions(libraries),
     }

@@ -42,7 +42,7 @@ INPUTS = np.array([[1, 2], [0, 0], [3, 1], [1, 1], [2, 2]], np.float32)
 ANSWERS = INPUTS @ np.array([[1, 3], [2, 4]], np.float32) + np.array([10, 20], np.float32)
 RAW = linear().SerializeToString()
 NAME = hashlib.sha256(RAW).hexdigest()
-ENGINE = Engine(NAME, "ort", 1, "fp32", False)
+ENGINE = Engine(NAME, "ort", 1, "fp32", False, None)
 
 
 class Board:

@@ -15,12 +15,13 @@ from networks import Residual, trained
 from onnx import helper
 from torch import Tensor, nn
 
-from exporters import trt_library
 from exporters.base import BuildFacts, Source, runtime
 from exporters.to_onnx import to_onnx
-from exporters.trt_library import Gpu, gpu_of, load_tensorrt
+from exporters.trt_library import load_tensorrt
+from profiles import gpu
 from profiles.device import EngineOptions, Precision
 from profiles.errors import DeviceError, MissingExtra, StageError
+from profiles.gpu import Gpu, gpu_of
 
 try:
     RTX = hasattr(load_tensorrt(), "ComputeCapability")
@@ -218,7 +219,7 @@ def test_without_gpu_the_needed_one_is_named(
 
 def test_only_the_gpu_that_was_asked_for_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
     here = (Gpu(0, "one", "8.6"), Gpu(1, "two", "12.0"))
-    monkeypatch.setattr(trt_library, "gpus", lambda: here)
+    monkeypatch.setattr(gpu, "gpus", lambda: here)
     assert gpu_of("12.0") == here[1]
     assert gpu_of(None) == here[0]
     assert gpu_of("8.9") is None

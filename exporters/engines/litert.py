@@ -34,7 +34,7 @@ class LiteRt(Exporter):
 
     def open(self, engine: Path) -> LiteRtSession:
         with faults(DeviceError, f"LiteRT cannot load {engine.name}"):
-            return open_engine(str(engine), self.threads, self.precision, self.portable)
+            return open_engine(str(engine), self)
 
     def environment(self) -> dict[str, str]:
         return versions(("ai-edge-litert", "litert-torch", "litert-converter", "torch"))

@@ -58,7 +58,7 @@ class Ncnn(Exporter):
 
     def open(self, engine: Path) -> NcnnSession:
         with faults(DeviceError, f"ncnn cannot load {engine.name}"):
-            return open_engine(str(engine), self.threads, self.precision, self.portable)
+            return open_engine(str(engine), self)
 
     def environment(self) -> dict[str, str]:
         return versions(("ncnn", "pnnx", "torch"))

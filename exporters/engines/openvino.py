@@ -38,7 +38,7 @@ class OpenVino(Exporter):
 
     def open(self, engine: Path) -> OpenVinoSession:
         with faults(DeviceError, f"OpenVINO cannot load {engine.name}"):
-            return open_engine(str(engine), self.threads, self.precision, self.portable)
+            return open_engine(str(engine), self)
 
     def environment(self) -> dict[str, str]:
         # ONNX Runtime writes the fp16 and int8 models that OpenVINO is given.

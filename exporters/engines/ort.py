@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import ClassVar
 
 from exporters.arrays import Array, FloatArray
-from exporters.base import BuildFacts, Exporter, Source, call_one
+from exporters.base import BuildFacts, Fitted, Prepared, Source, call_one
 from exporters.foreign import faults
 from exporters.parity import Network
 from exporters.session import call_on_noise
@@ -25,6 +25,7 @@ try:
         PROVIDER,
         Level,
         OrtSession,
+        build_engine,
         level_of,
         open_engine,
         options_of,
@@ -38,7 +39,7 @@ KERNEL = "_kernel_time"
 """What ONNX Runtime puts behind a node's name in its profile."""
 
 
-class Ort(Exporter):
+class Ort(Fitted):
     """ONNX Runtime, CPU provider; what is optimised for one processor is so at build time, or for
     a portable engine each time it is opened.
     """
@@ -46,29 +47,30 @@ class Ort(Exporter):
     suffix: ClassVar[str] = ".onnx"
     PRECISIONS: ClassVar[tuple[Precision, ...]] = ("fp32", "fp16", "int8")
 
-    def build(self, source: Source, engine: Path) -> BuildFacts:
+    def prepared(self, source: Source) -> Prepared:
         # These need onnx, which running does not.
-        from exporters.canonical import canonical
         from exporters.int8 import Style
         from exporters.precision import at_precision
 
         style = Style(unsigned_activations=True, quantised_bias=True)
         model, remarks = at_precision(source, self.precision, style)
-        level = Level.ORT_ENABLE_EXTENDED if self.portable else Level.ORT_ENABLE_ALL
-        options = options_of(self.threads, level)
-        options.optimized_model_filepath = str(engine)
-        with faults(StageError, f"ONNX Runtime cannot build {source.model.name}"):
-            raw = model.SerializeToString()
-            onnxruntime.InferenceSession(raw, options, providers=[PROVIDER])
-        # ONNX Runtime orders and names the nodes it adds anew in every process.
-        engine.write_bytes(canonical(engine.read_bytes()))
         if self.precision == "fp16":
             remarks = (*remarks, "ONNX Runtime has no fp16 kernels for CPUs: computed at fp32")
-        return BuildFacts(remarks=remarks)
+        return Prepared(model.SerializeToString(), remarks)
+
+    def build(self, source: Source, engine: Path) -> BuildFacts:
+        from exporters.canonical import canonical
+
+        given = self.prepared(source)
+        with faults(StageError, f"ONNX Runtime cannot build {source.model.name}"):
+            build_engine(given.model, str(engine), self)
+        # ONNX Runtime orders and names the nodes it adds anew in every process.
+        engine.write_bytes(canonical(engine.read_bytes()))
+        return BuildFacts(remarks=given.remarks)
 
     def open(self, engine: Path) -> OrtSession:
         with faults(DeviceError, f"ONNX Runtime cannot load {engine.name}"):
-            return open_engine(str(engine), self.threads, self.precision, self.portable)
+            return open_engine(str(engine), self)
 
     def layer_times_ms(self, engine: Path, batch: int) -> dict[str, float]:
         times: dict[str, list[float]] = {}

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from exporters.arrays import Array
+    from exporters.session import Options
 
 
 class LiteRtSession:
@@ -41,8 +42,8 @@ class LiteRtSession:
             return [self._interpreter.get_tensor(index) for index in self._outputs]
 
 
-def open_engine(path: str, threads: int, precision: str, portable: bool) -> LiteRtSession:
+def open_engine(path: str, options: Options) -> LiteRtSession:
     """The engine loaded, with the XNNPACK delegate."""
-    interpreter = Interpreter(model_content=Path(path).read_bytes(), num_threads=threads)
+    interpreter = Interpreter(model_content=Path(path).read_bytes(), num_threads=options.threads)
     interpreter.allocate_tensors()
     return LiteRtSession(interpreter)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from exporters.arrays import Array
+    from exporters.session import Options
 
 GRAPH, WEIGHTS, SHAPES = "model.ncnn.param", "model.ncnn.bin", "shapes.json"
 """The files of an engine."""
@@ -62,10 +63,10 @@ class NcnnSession:
         return [np.array(found, np.float32).reshape(self._shapes.output)]
 
 
-def open_engine(path: str, threads: int, precision: str, portable: bool) -> NcnnSession:
+def open_engine(path: str, options: Options) -> NcnnSession:
     """The engine loaded. Raises DeviceError for files that are not ncnn's."""
     graph, weights, shapes = unpack(Path(path), (GRAPH, WEIGHTS, SHAPES))
-    return loaded(graph, weights, read_shapes(shapes), threads, precision)
+    return loaded(graph, weights, read_shapes(shapes), options.threads, options.precision)
 
 
 def loaded(

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from exporters.arrays import Array
+    from exporters.session import Options
 
 DEVICE = "CPU"
 GRAPH, WEIGHTS = "model.xml", "model.bin"
@@ -53,10 +54,10 @@ class OpenVinoSession:
         return [np.asarray(found[port]) for port in self.compiled.outputs]
 
 
-def open_engine(path: str, threads: int, precision: str, portable: bool) -> OpenVinoSession:
+def open_engine(path: str, options: Options) -> OpenVinoSession:
     """The engine loaded; its types are those of the computation."""
     graph, weights = unpack(Path(path), (GRAPH, WEIGHTS))
-    return OpenVinoSession(compiled(graph, weights, threads))
+    return OpenVinoSession(compiled(graph, weights, options.threads))
 
 
 def compiled(graph: bytes, weights: bytes, threads: int) -> openvino.CompiledModel:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from exporters.arrays import Array
+    from exporters.session import Options
 
 PROVIDER = "CPUExecutionProvider"
 Level = onnxruntime.GraphOptimizationLevel
@@ -49,10 +50,19 @@ class OrtSession:
         return [np.asarray(output) for output in self._session.run(None, dict(feed))]
 
 
-def open_engine(path: str, threads: int, precision: str, portable: bool) -> OrtSession:
+def build_engine(model: bytes, engine: str, options: Options) -> dict[str, int | None]:
+    """Write the graph as ONNX Runtime optimises it, for this processor unless it is portable."""
+    level = Level.ORT_ENABLE_EXTENDED if options.portable else Level.ORT_ENABLE_ALL
+    given = options_of(options.threads, level)
+    given.optimized_model_filepath = engine
+    onnxruntime.InferenceSession(model, given, providers=[PROVIDER])
+    return {}
+
+
+def open_engine(path: str, options: Options) -> OrtSession:
     """The engine loaded."""
-    options = options_of(threads, level_of(portable))
-    return OrtSession(onnxruntime.InferenceSession(path, options, providers=[PROVIDER]))
+    given = options_of(options.threads, level_of(options.portable))
+    return OrtSession(onnxruntime.InferenceSession(path, given, providers=[PROVIDER]))
 
 
 def level_of(portable: bool) -> onnxruntime.GraphOptimizationLevel:

@@ -3,17 +3,13 @@
 import logging
 from pathlib import Path
 
-import numpy as np
-
-from exporters.base import Exporter, Source, call_one, runtime
-from exporters.engines.ort import plain_network
-from exporters.opener import open_onnx
-from exporters.parity import Parity, feeds_of, hold
+from exporters.base import Exporter, Source, runtime
 from exporters.worker import EngineFile
+from pipeline.agreement import agreement
 from pipeline.artifact import BuildReport, Engine, OnnxModel
 from pipeline.data import FloatArray, balanced_indices, batches
+from pipeline.place import Here
 from pipeline.stage import Stage
-from pipeline.stages.export import images_and_others
 from pipeline.store import write_json
 from pipeline.task import Task
 from profiles.device import EngineOptions
@@ -36,16 +32,14 @@ class Build(Stage[OnnxModel, Engine]):
     def run(self, source: OnnxModel, out: Path, scratch: Path) -> None:
         exporter = self._exporter()
         path = out / f"engine{exporter.suffix}"
-        given = Source(
-            source.model, calibration_inputs(source.checkpoint.task), source.checkpoint.network
-        )
-        facts = exporter.build(given, path)
+        facts = exporter.build(source_of(source), path)
         unverified = exporter.obstacle()
         parity = elsewhere = None
         if unverified:
             log.warning("  built, unverified: %s", unverified)
         else:
-            parity, elsewhere = self._verified(exporter, source, path)
+            file = EngineFile(runtime=self.engine, options=self.options, path=str(path))
+            parity, elsewhere = agreement(f"building with {self.engine}", Here(), file, source)
             log.info("  largest relative difference %.1e", parity.error)
         report = BuildReport(
             engine=self.engine,
@@ -67,19 +61,11 @@ class Build(Stage[OnnxModel, Engine]):
     def _exporter(self) -> Exporter:
         return runtime(self.engine, self.options)
 
-    def _verified(self, exporter: Exporter, source: OnnxModel, path: Path) -> tuple[Parity, Parity]:
-        """On images, and on noise and edges."""
-        session = exporter.open(path)
-        dynamic = session.inputs[0].shape[0] is None
-        # The store may be shared: what it holds is opened like any file of somebody else.
-        reference = plain_network(open_onnx(source.model).SerializeToString())
-        inputs = images_and_others(np.load(source.feeds, allow_pickle=False))
-        return hold(
-            f"building with {self.engine}",
-            (reference, lambda batch: call_one(session, batch)),
-            (feeds_of(inputs[0], dynamic), feeds_of(inputs[1], dynamic)),
-            self.options.precision,
-        )
+
+def source_of(model: OnnxModel) -> Source:
+    """What an engine of the model is built from."""
+    checkpoint = model.checkpoint
+    return Source(model.model, calibration_inputs(checkpoint.task), checkpoint.network)
 
 
 def calibration_inputs(task: Task) -> FloatArray:

@@ -1,0 +1,82 @@
+"""The machines of a run: looked at before anything runs, and boards measured all at once."""
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, wait
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import numpy.typing as npt
+
+from pipeline.data import FloatArray, Split, Targets
+from pipeline.place import place_of
+from pipeline.recipe import Aim
+from pipeline.task import Task
+from profiles.errors import DeviceError
+from profiles.host import Host
+
+T = TypeVar("T")
+
+Hosts = Mapping[str, Host | DeviceError]
+"""By the target's name: what its machine told of itself, or why it did not."""
+
+
+def hosts_of(aims: Sequence[Aim]) -> Hosts:
+    """Ask every target's machine. Raises IntegrityError where it is another one than was pinned."""
+    answers = side_by_side([lambda aim=aim: _host(aim) for aim in aims])  # type: ignore[misc]
+    return {aim.name: answer for aim, answer in zip(aims, answers, strict=True)}
+
+
+def _host(aim: Aim) -> Host | DeviceError:
+    try:
+        with place_of(aim.ssh) as place:
+            return place.host()
+    except DeviceError as error:
+        return error
+
+
+def side_by_side(works: Sequence[Callable[[], T]]) -> list[T]:
+    """The results in order, or the first error.
+
+    Each is done in a thread of its own, which an error or a signal leaves behind: what waits for a
+    board may wait long, and the board gives up with the connection as this process ends.
+    """
+    futures: list[Future[T]] = [Future() for _ in works]
+    for future, work in zip(futures, works, strict=True):
+        threading.Thread(target=_fill, args=(future, work), daemon=True).start()
+    done = wait(futures, return_when=FIRST_EXCEPTION).done
+    for future in futures:
+        if future in done and (error := future.exception()):
+            raise error
+    return [future.result() for future in futures]
+
+
+def _fill(future: Future[T], work: Callable[[], T]) -> None:
+    try:
+        future.set_result(work())
+    except BaseException as error:
+        future.set_exception(error)
+
+
+def one_at_a_time(task: Task) -> Task:
+    """The task for several threads: a user's data and metric are called by one of them at once."""
+    lock = threading.Lock()
+
+    def metric(outputs: FloatArray, targets: Targets) -> FloatArray:
+        with lock:
+            return task.metric(outputs, targets)
+
+    return replace(task, validation=_Locked(task.validation, lock), metric=metric)
+
+
+@dataclass(frozen=True)
+class _Locked:
+    split: Split
+    lock: threading.Lock
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitem__(self, index: int, /) -> tuple[npt.ArrayLike, npt.ArrayLike]:
+        with self.lock:
+            return self.split[index]
