@@ -47,7 +47,10 @@ def measure(
     """
     host, device = place.host(), aim.device
     unlike = device.unlike(host)
-    held = {"dense": _held(place, aim, dense), "shipped": _held(place, aim, shipped)}
+    held = {
+        name: _held(place, aim, engine, is_device=not unlike)
+        for name, engine in (("dense", dense), ("shipped", shipped))
+    }
     log.info("measure %s: accuracy on %d samples ...", aim.name, len(task.validation))
     scores = {
         name: score_engine(place, one.file, task)
@@ -76,10 +79,10 @@ def measure(
     )
 
 
-def _held(place: Place, aim: Aim, engine: Engine) -> Held:
+def _held(place: Place, aim: Aim, engine: Engine, is_device: bool) -> Held:
     """What was found as it was built, where that was on this machine; a board is asked anew."""
     file, built = engine_file(engine.path, aim.device), engine.report()
-    if aim.ssh is None:
+    if aim.ssh is None or not is_device:
         error = built.parity.error if built.parity else float("nan")
         return Held(engine, file, error, built.unverified)
     log.info("measure %s: is it still the network there? ...", aim.name)

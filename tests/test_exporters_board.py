@@ -21,7 +21,7 @@ from graphs import linear
 from pydantic import BaseModel
 
 from exporters import board
-from exporters.board import LOCK, Engine, Facts, Job, Latency, Outputs, Start, write_job
+from exporters.board import LOCK, Build, Engine, Facts, Job, Latency, Outputs, Start, write_job
 from exporters.program import MODULES, board_program, source_of
 from profiles.host import Host
 from profiles.measurement import LatencyRun, StartRun
@@ -123,6 +123,11 @@ def outputs_job(here: Board, batch: int = 2) -> Job:
     return Job("n3", 60, 1, files, {"engine": ENGINE}, Outputs(name, batch))
 
 
+def build_job() -> Job:
+    """Of the stored engine, which is a model too."""
+    return replace(start_job(), task=Build(NAME), engines={"engine": replace(ENGINE, name="")})
+
+
 def interpreters() -> Iterator[str]:
     """This one, and whatever Python 3.8 there is."""
     yield sys.executable
@@ -160,6 +165,8 @@ def test_the_program_is_complete_where_nothing_of_ours_is_installed(
     stored = here.files / board.outputs_name(job.task.inputs)
     assert hashlib.sha256(stored.read_bytes()).hexdigest() == found["sha256"]
     np.testing.assert_allclose(np.load(stored), ANSWERS)
+    built = json.loads(here.result(build_job(), *command))["sha256"]
+    assert hashlib.sha256((here.files / built).read_bytes()).hexdigest() == built
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -210,6 +217,30 @@ def test_outputs_are_those_of_the_engine_and_nothing_else_stays(here: Board) -> 
     inputs = job.task.inputs
     np.testing.assert_allclose(np.load(here.files / f"{inputs}.out"), ANSWERS)
     assert here.names() == {LOCK, NAME, inputs, f"{inputs}.out"}
+
+
+def test_an_engine_that_is_built_there_has_its_name_and_runs_there(here: Board) -> None:
+    found = json.loads(here.result(build_job()))
+    assert found["facts"] == {}
+    name = found["sha256"]
+    assert name != NAME
+    assert here.names() == {LOCK, NAME, name}
+    job = outputs_job(here)
+    assert isinstance(job.task, Outputs)
+    engines = {"engine": replace(ENGINE, name=name)}
+    here.result(replace(job, files={**job.files, name: None}, engines=engines))
+    np.testing.assert_allclose(np.load(here.files / f"{job.task.inputs}.out"), ANSWERS)
+
+
+def test_what_a_runtime_cannot_build_is_one_line_and_leaves_nothing(here: Board) -> None:
+    model = linear()
+    model.graph.node[0].op_type = "NoSuchOp"
+    raw = model.SerializeToString()
+    name = hashlib.sha256(raw).hexdigest()
+    (here.files / name).write_bytes(raw)
+    job = replace(build_job(), task=Build(name), files={name: None})
+    here.refuses(job, 5, "ort cannot build it", "NoSuchOp")
+    assert here.names() == {LOCK, NAME, name}
 
 
 def test_an_engine_of_fixed_batch_is_given_one_input_at_a_time(here: Board) -> None:
@@ -296,7 +327,7 @@ def test_what_is_no_job_is_one_line(here: Board, text: str) -> None:
 
 
 def test_a_job_is_read_back_as_it_was_written(here: Board) -> None:
-    for job in (start_job(), latency_job(), outputs_job(here)):
+    for job in (start_job(), latency_job(), outputs_job(here), build_job()):
         assert board.read_job(write_job(job)) == job
         assert write_job(job).count("\n") == 1
 

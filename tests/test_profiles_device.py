@@ -7,7 +7,7 @@ import pytest
 from exporters.base import runtime
 from profiles.device import Budget, DeviceProfile, Identity, device_names, load_device
 from profiles.errors import ConfigError
-from profiles.host import Host
+from profiles.host import Host, HostGpu
 from profiles.spec import read_spec
 
 
@@ -73,6 +73,14 @@ def test_a_machine_is_the_device_when_all_it_reports_is_as_the_profile_says(
     identity: Identity, wrong: str
 ) -> None:
     assert identity.unlike(HOST) == wrong
+
+
+def test_a_gpu_is_the_device_s_by_its_compute_capability() -> None:
+    orin = DeviceProfile(description="a GPU", compute_capability="8.7")
+    other, same = (HostGpu(ordinal=0, name="one", compute_capability=c) for c in ("9.0", "8.7"))
+    assert orin.unlike(HOST) == "it has no GPU of compute capability 8.7"
+    assert "8.7" in orin.unlike(HOST.model_copy(update={"gpus": (other,)}))
+    assert orin.unlike(HOST.model_copy(update={"gpus": (other, same)})) == ""
 
 
 def test_the_raspberry_pi_is_told_from_another_by_its_model() -> None:

@@ -166,7 +166,7 @@ def slimgate(folder: Path, name: str, limit: float) -> Outcome:
         assert process.stdout is not None
         for line in process.stderr:
             print(line, end="", file=sys.stderr, flush=True)
-            if line.startswith("measure:") and math.isnan(measuring):
+            if line.startswith("measure ") and math.isnan(measuring):
                 measuring = time.time()
         printed = process.stdout.read()
     end = time.time()
