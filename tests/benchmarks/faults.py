@@ -77,6 +77,28 @@ CRAMPED = """
 import resource
 resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
 """
+UNBUILDABLE = """
+import onnxruntime
+real = onnxruntime.InferenceSession
+def refuse(*given, **more):
+    if given[1].optimized_model_filepath: raise RuntimeError("no kernel for Conv(11)")
+    return real(*given, **more)
+onnxruntime.InferenceSession = refuse
+"""
+MISCOMPUTING = """
+import onnxruntime
+run = onnxruntime.InferenceSession.run
+onnxruntime.InferenceSession.run = lambda *a: [1.01 * output for output in run(*a)]
+"""
+BUILT = """
+import hashlib
+answer, _ = honest()
+found = json.loads(answer)
+path = os.path.join(files, found["result"]["sha256"])
+model = os.path.join(files, job["task"]["model"])
+{words}
+print(json.dumps(found))
+"""
 OUTPUTS = """
 import hashlib
 import numpy as np
@@ -103,6 +125,8 @@ class Scenario:
 
     codes: frozenset[int]
     fault: Fault
+    builds: bool = False
+    """Whether the board builds the engines, too."""
 
 
 def scenarios(engine: bytes) -> Mapping[str, Scenario]:
@@ -116,6 +140,7 @@ def scenarios(engine: bytes) -> Mapping[str, Scenario]:
         _processes(),
         _outputs(),
         _files(engine),
+        _builds(),
     )
     return {name: scenario for table in tables for name, scenario in table.items()}
 
@@ -254,12 +279,12 @@ def _answers() -> dict[str, Scenario]:
 def _processes() -> dict[str, Scenario]:
     fast = {
         "exit code, no answer": "sys.exit(10 + seed)",
-        "exit code and answer": "print(honest()[0]); sys.exit(1 + seed % 5)",
         "killed for its memory": "os.kill(os.getpid(), signal.SIGKILL)",
         "crashed": "os.kill(os.getpid(), signal.SIGSEGV)",
         "100 MiB on stderr": "sys.stderr.write('x' * (100 << 20)); print(honest()[0])",
         "not text": "os.write(1, bytes([255]) + os.urandom(100))",
     }
+    said = "print(honest()[0]); sys.exit(1 + seed % 5)"  # 5 is what a board says to a build
     slow = {
         "silent": "sys.stdin.read()",
         "drips for ever": "while True: os.write(1, b' '); time.sleep(0.2)",
@@ -269,6 +294,7 @@ def _processes() -> dict[str, Scenario]:
     return {
         **{name: _four(doing(words, JOBS)) for name, words in fast.items()},
         **{name: _four(doing(words, JOBS[:3], waits=True)) for name, words in slow.items()},
+        "exit code and answer": Scenario(frozenset({4, 5}), doing(said, JOBS)),
         "lease held": _four(held),
         "lease stolen": _four(doing(STEAL + PASS_ON, JOBS[2:])),
     }
@@ -309,4 +335,37 @@ def _files(engine: bytes) -> dict[str, Scenario]:
         "folder open to others": _seven(arranged(open_to_others)),
         "folder is a link": _seven(arranged(linked)),
         "folder is a file": _four(arranged(lambda board, seed: board.files.write_bytes(b""))),
+    }
+
+
+def _builds() -> dict[str, Scenario]:
+    """Of what the board builds, and of what it does with that."""
+    odd = "found['result']['sha256'] = hashlib.sha256(open(path, 'rb').read()).hexdigest()\n"
+    named = odd + "os.replace(path, os.path.join(files, found['result']['sha256']))"
+    words = {
+        "built engine missing": (4, "os.unlink(path)"),
+        "built engine of 5 GiB": (4, "os.truncate(path, 5 << 30)"),
+        "built engine garbled": (7, "flip(path)"),
+        "built engine cut short, and told so": (4, f"os.truncate(path, 100)\n{named}"),
+        "engine of another name": (4, "found['result']['sha256'] = '../lock'"),
+        "facts that are none": (4, "found['result']['facts'] = {'layers': -1 - seed}"),
+        "built for somebody else": (7, "found['nonce'] = '%032x' % seed"),
+        "builds for ever": (4, "sys.stdin.read()"),
+    }
+    faults = {
+        name: Scenario(
+            frozenset({code}),
+            doing(BUILT.format(words=what), ("build",), waits="ever" in name),
+            builds=True,
+        )
+        for name, (code, what) in words.items()
+    }
+    return {
+        **faults,
+        "cannot be built": Scenario(frozenset({5}), patched(UNBUILDABLE), builds=True),
+        "no room for the engine": Scenario(frozenset({5}), patched(CRAMPED), builds=True),
+        "computes something else": Scenario(frozenset({5}), patched(MISCOMPUTING)),
+        "computes something else than it built": Scenario(
+            frozenset({5}), patched(MISCOMPUTING), builds=True
+        ),
     }

@@ -1,7 +1,8 @@
 """What becomes of a run whose board is faulty: never a pass, never a hang, the right exit code.
 
 Each fault of `faults.py` in each of 5 seeds, which vary bytes, moments and jobs: a whole run of a
-small network, whose stages come from the store, measures on a board on this machine and judges.
+small network, whose stages come from the store, measures on a board on this machine and judges;
+where the fault is about it, the board builds the engines too.
 Rows: scenario, seed, peer, verdict, exit_code, right, hang, seconds.
 
 - `verdict` is the gate's, or "error" where there was none
@@ -14,6 +15,7 @@ about 20 minutes.
 
 import logging
 import platform
+import shutil
 import signal
 import sys
 import time
@@ -28,6 +30,7 @@ from common import Row, parse_options, report
 from kill import prepare
 
 import pipeline.measure
+from pipeline.boards import hosts_of
 from pipeline.flow import Flow, load_flow, release
 from pipeline.recipe import read_recipe
 from pipeline.store import Store
@@ -62,6 +65,7 @@ seconds = 0.02
 DEVICE = """
 description = "a board"
 engine = "ort"
+portable = true
 identity = { machine = "%s" }
 """
 
@@ -85,21 +89,29 @@ class Study:
     """A flow whose stages are all in the store."""
 
     flow: Flow
-    store: Store
     folder: Path
 
-    def run(self, ssh: Ssh) -> Ending:
-        """Everything that comes after the build, on the board at that address."""
-        aims = tuple(replace(aim, ssh=ssh) for aim in self.flow.aims)
+    def run(self, ssh: Ssh, builds: bool) -> Ending:
+        """Everything that comes after the build, on the board at that address; with `builds` the
+        build as well, as if it had never been done.
+        """
+        store = Store(self.folder / "store")
+        (aim,) = self.flow.aims
+        device = aim.device.model_copy(update={"portable": not builds})
+        aims = (replace(aim, ssh=ssh, device=device),)
         began = time.perf_counter()
         words = ""
         try:
-            found = release(replace(self.flow, aims=aims), self.store, self.folder / "bundle")
+            flow = replace(self.flow, aims=aims, hosts=hosts_of(aims), runner=store)
+            found = release(flow, store, self.folder / "bundle")
             verdict, code = str(found.status), EXIT_CODES[found.status]
         except SlimgateError as error:
             verdict, code, words = "error", error.exit_code, str(error)
         except Stuck:
             verdict, code = "stuck", -1
+        for record in store.records:
+            if builds and record.name.startswith("build"):
+                shutil.rmtree(self.folder / "store" / "done" / record.key)
         return Ending(verdict, code, time.perf_counter() - began, words)
 
 
@@ -119,7 +131,7 @@ def rows_of(study: Study, clean_s: float) -> Iterator[Row]:
                 with TemporaryDirectory() as place, scenario.fault(Path(place), seed) as ssh:
                     limit_s = clean_s + ssh.timeout_s + GRACE_S
                     signal.setitimer(signal.ITIMER_REAL, limit_s + 60)
-                    ending = study.run(ssh)
+                    ending = study.run(ssh, scenario.builds)
                     signal.setitimer(signal.ITIMER_REAL, 0)
             except Impossible as reason:
                 print(f"{name}: left out, {reason}", file=sys.stderr, flush=True)
@@ -154,11 +166,11 @@ def main() -> int:
         recipe.write_text(RECIPE)
         (folder / "board.toml").write_text(DEVICE % platform.machine())
         store = Store(folder / "store")
-        study = Study(load_flow(*read_recipe(recipe), folder, store), store, folder)
+        study = Study(load_flow(*read_recipe(recipe), folder, store), folder)
         clean_s = 0.0
-        for _ in ("and the stages", "alone"):
+        for builds in (False, True):
             with TemporaryDirectory() as place, sshd(Path(place)) as board:
-                ending = study.run(board.ssh)
+                ending = study.run(board.ssh, builds)
             if ending.verdict != "pass":
                 raise RuntimeError(f"an undisturbed run does not pass: {ending}")
             clean_s = ending.seconds
