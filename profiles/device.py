@@ -119,10 +119,14 @@ class DeviceProfile(EngineOptions):
         return f"it has no GPU of compute capability {needed}"
 
     @property
+    def on_gpu(self) -> bool:
+        """Whether its engines run on a GPU, with memory of its own."""
+        return self.compute_capability is not None or self.engine.endswith("cuda")
+
+    @property
     def clock(self) -> Literal["cpu", "wall"]:
         """CPU time of several threads adds up, and of a GPU's it is none: wall time then."""
-        alone = self.threads == 1 and self.compute_capability is None
-        return "cpu" if alone and not self.engine.endswith("cuda") else "wall"
+        return "cpu" if self.threads == 1 and not self.on_gpu else "wall"
 
     def options(self) -> EngineOptions:
         """What of the profile its runtime is told."""

@@ -37,6 +37,8 @@ MAX_CONTROL_ERROR = 0.01
 SPARE_CORES = 0.1
 """How much more work than processors there may be before wall times are void."""
 MIN_STARTS = 3
+OF_MEMORY = frozenset({"peak_memory_mib", "peak_memory_ratio"})
+"""What is counted in the process alone."""
 AT_LEAST = frozenset({"throughput_per_s"})
 """Limits that are minima."""
 
@@ -91,9 +93,12 @@ def judge(
     another device or other settings is no evidence, nor is any of an engine whose outputs were
     never compared with its network's. A waiver that is valid `today` raises a limit, never more.
     """
-    foreign = _foreign(measurement, device_name, device, engine_sha256)
+    anywhere = _foreign(measurement, device_name, device, engine_sha256)
     checks = []
     for name, limit in budget.limits().items():
+        foreign = anywhere
+        if device.on_gpu and name in OF_MEMORY:
+            foreign = foreign or "the GPU's memory was not measured, only the process's own"
         check = _check(name, limit, measurement, foreign)
         for waiver in waivers:
             if check.status != "pass" and waiver.names(name, device_name, engine_sha256):

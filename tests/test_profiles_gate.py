@@ -49,6 +49,7 @@ from profiles.gate import (
     Verdict,
     worst,
 )
+from profiles.host import HostGpu
 from profiles.measurement import LatencyRun
 from profiles.statistics import tango_upper
 
@@ -221,6 +222,20 @@ def test_a_process_is_one_sample_however_many_calls_it_made() -> None:
     ]
     short_check, long_check = (loose("latency_p50_ms").timed(r).check() for r in (runs, long))
     assert short_check == long_check
+
+
+@pytest.mark.parametrize("name", ["peak_memory_mib", "peak_memory_ratio", "macs"])
+def test_memory_of_a_gpu_is_not_that_of_the_process(name: str) -> None:
+    gpu = HostGpu(ordinal=0, name="a GPU", compute_capability="8.7")
+    evidence = loose(name)
+    found = evidence.measurement
+    there = found.model_copy(
+        update={"clock": "wall", "host": found.host.model_copy(update={"gpus": (gpu,)})}
+    )
+    on_gpu = DEVICE.model_copy(update={"compute_capability": "8.7"})
+    check = replace(evidence, measurement=there, device=on_gpu).check()
+    assert check.status == ("pass" if name == "macs" else "inconclusive")
+    assert ("the GPU's memory was not measured" in check.reason) == (name != "macs")
 
 
 def test_a_device_without_an_identity_takes_any_machine() -> None:
