@@ -9,27 +9,33 @@ stdin ends, and after `Job.limit_s`.
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import json
 import os
 import platform
 import signal
-import stat
 import sys
 import threading
-import time
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Union
 
 from exporters.foreign import faults
+from exporters.stored import (
+    CHUNK,
+    LONGEST_LINE,
+    check_files,
+    check_private,
+    file_digest,
+    leased,
+    new,
+    publish,
+    sweep,
+)
 from profiles import fresh
 from profiles.errors import (
     DeviceError,
-    IntegrityError,
     MissingExtra,
     SlimgateError,
     StageError,
@@ -37,21 +43,13 @@ from profiles.errors import (
 from profiles.machine import machine_facts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
     from types import ModuleType
 
     from exporters.session import Session
 
 FOLDER = ".slimgate"
 """In the user's home."""
-LOCK = "lock"
-LOOK_S = 0.1
-"""How often a lease that another holds is asked for."""
-KEEP_S = 7 * 24 * 3600
-"""How long a file that no job asks for stays."""
-CHUNK = 1 << 20
-LONGEST_LINE = 2000
-"""Characters of an error."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +116,19 @@ class Start:
 
 
 @dataclass(frozen=True)
+class Layers:
+    """Tell the layers of one engine apart by their times, if its runtime does."""
+
+    batch: int
+
+    def result(self, folder: Path, engines: Mapping[str, Engine]) -> dict[str, object]:
+        """The median time of each, ms; none where the runtime does not tell."""
+        (engine,) = engines.values()
+        tell = getattr(_runtime(engine.runtime), "layer_times_ms", None)
+        return {"layers_ms": tell(str(folder / engine.name), engine, self.batch) if tell else {}}
+
+
+@dataclass(frozen=True)
 class Outputs:
     """Run one engine over a stored array [n, ...], `batch` rows at a time where it takes them."""
 
@@ -137,11 +148,11 @@ class Outputs:
             first_output(session, np.array(inputs[start : start + self.batch]))
             for start in range(0, len(inputs), self.batch)
         ]
-        with _new(folder / f"{self.inputs}.out.part") as part:
+        with new(folder / f"{self.inputs}.out.part") as part:
             with part.open("wb") as file:
                 np.save(file, np.concatenate(parts), allow_pickle=False)
-            found = _digest(part)
-            _publish(part, folder / outputs_name(self.inputs))
+            found = file_digest(part)
+            publish(part, folder / outputs_name(self.inputs))
         return {"sha256": found}
 
 
@@ -155,16 +166,25 @@ class Build:
         """The SHA-256 of the engine, under which it is stored, and what its runtime tells."""
         (engine,) = engines.values()
         runtime = _runtime(engine.runtime)
-        with _new(folder / f"{self.model}.{engine.runtime}.part") as part:
+        with new(folder / f"{self.model}.{engine.runtime}.part") as part:
             with faults(StageError, f"{engine.runtime} cannot build it"):
                 facts = runtime.build_engine((folder / self.model).read_bytes(), str(part), engine)
-            found = _digest(part)
-            _publish(part, folder / found)
+            found = file_digest(part)
+            publish(part, folder / found)
         return {"sha256": found, "facts": facts}
 
 
-Task = Union[Facts, Latency, Start, Outputs, Build]  # noqa: UP007  # Python 3.8 has no | for types
-TASKS = {"facts": Facts, "latency": Latency, "start": Start, "outputs": Outputs, "build": Build}
+Task = Union[  # noqa: UP007  # Python 3.8 has no | for types
+    Facts, Latency, Start, Layers, Outputs, Build
+]
+TASKS = {
+    "facts": Facts,
+    "latency": Latency,
+    "start": Start,
+    "layers": Layers,
+    "outputs": Outputs,
+    "build": Build,
+}
 
 
 @dataclass(frozen=True)
@@ -207,126 +227,13 @@ def obey(job: Job, folder: Path) -> dict[str, object]:
     """The result of the job; all but facts are found under a lease on the machine."""
     if isinstance(job.task, Facts):
         return job.task.result(folder, {})
-    _check_private(folder)
-    with leased(folder / LOCK, job.wait_s):
-        _check_files(folder, job.files, "somebody changed it since it was sent")
-        _sweep(folder)
+    check_private(folder)
+    with leased(folder, job.wait_s):
+        check_files(folder, job.files, "somebody changed it since it was sent")
+        sweep(folder)
         result = job.task.result(folder, job.engines)
-        _check_files(folder, dict.fromkeys(job.files), "somebody changed it while it was used")
+        check_files(folder, dict.fromkeys(job.files), "somebody changed it while it was used")
     return result
-
-
-@contextmanager
-def leased(lock: Path, wait_s: float) -> Iterator[None]:
-    """Alone on the machine. A lease dies with its process, so none is ever stale.
-
-    Raises DeviceError where another holds it for `wait_s`, or where it was taken away meanwhile.
-    """
-    import fcntl  # absent on Windows
-
-    end = time.monotonic() + wait_s
-    while True:
-        file = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-        try:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                if time.monotonic() > end:
-                    holder = os.read(file, LONGEST_LINE).decode("utf-8", "replace")
-                    raise DeviceError(
-                        f"the device is in use by {holder or 'another process'}; "
-                        f"waited {wait_s:.0f} s"
-                    ) from error
-                time.sleep(LOOK_S)
-                continue
-            if not _is_at(file, lock):
-                continue
-            client = os.environ.get("SSH_CONNECTION", "").partition(" ")[0]
-            os.ftruncate(file, 0)
-            os.write(file, f"process {os.getpid()} for {client or 'this machine'}".encode())
-            yield
-            if not _is_at(file, lock):
-                raise DeviceError(f"the lease was taken away meanwhile: {lock} was replaced")
-            return
-        finally:
-            os.close(file)
-
-
-def _is_at(file: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(file), path.stat())
-    except FileNotFoundError:
-        return False
-
-
-def _check_private(folder: Path) -> None:
-    try:
-        found = folder.lstat()
-    except FileNotFoundError as error:
-        raise DeviceError(f"{folder} is not there; run again") from error
-    foreign = found.st_uid != os.geteuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-    if foreign or not stat.S_ISDIR(found.st_mode):
-        raise IntegrityError(f"others may write to {folder}: remove it")
-
-
-def _check_files(folder: Path, files: Mapping[str, str | None], wrong: str) -> None:
-    """Hold every file to its name; one just written gets its name now."""
-    for name, part in files.items():
-        path = folder / (part or name)
-        try:
-            found = _digest(path)
-        except FileNotFoundError as error:
-            raise DeviceError(f"{path} is not there any more; run again") from error
-        if found != name.partition(".")[0]:
-            if part:
-                path.unlink()
-                raise IntegrityError(f"{path} arrived damaged: look after the disk, run again")
-            raise IntegrityError(f"{path}: {wrong}; remove it, and find out who")
-        if part:
-            _publish(path, folder / name)
-        os.utime(folder / name)
-
-
-def _sweep(folder: Path) -> None:
-    """Take away what no job has asked for in days: old engines, and what broken transfers left."""
-    now = time.time()
-    for path in folder.iterdir():
-        old = abs(now - path.lstat().st_mtime) > KEEP_S
-        if old and path.name != LOCK and not path.is_dir():
-            path.unlink()
-
-
-@contextmanager
-def _new(part: Path) -> Iterator[Path]:
-    """A file to be written and published, or else taken away."""
-    try:
-        yield part
-    finally:
-        if part.exists():
-            part.unlink()
-
-
-def _publish(part: Path, path: Path) -> None:
-    """Rename a file that is on the disk for good."""
-    _sync(part)
-    part.replace(path)
-    _sync(path.parent)
-
-
-def _sync(path: Path) -> None:
-    file = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)
-
-
-def _digest(path: Path) -> str:
-    found = hashlib.sha256()
-    with path.open("rb") as file:
-        for chunk in iter(partial(file.read, CHUNK), b""):
-            found.update(chunk)
-    return found.hexdigest()
 
 
 def _loaded(engine: Engine, folder: Path, batch: int) -> Callable[[], object]:

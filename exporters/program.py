@@ -17,6 +17,7 @@ MODULES = (
     "exporters.sessions.openvino",
     "exporters.sessions.ort",
     "exporters.sessions.trt",
+    "exporters.stored",
     "exporters.trt_library",
     "profiles",
     "profiles.conditions",

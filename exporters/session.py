@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from exporters.arrays import Array, FloatArray
 
 
+PROFILED_CALLS = 20
+"""Of which a layer's time is the median."""
+
+
 @dataclass(frozen=True)
 class TensorSpec:
     """Name, numpy dtype and shape of an input or output; None marks a free dimension."""

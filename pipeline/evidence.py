@@ -1,10 +1,8 @@
 """All evidence on the two engines of one target, gathered now: never from the store."""
 
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass
 
-from exporters.base import runtime
 from exporters.worker import EngineFile
 from pipeline.agreement import agreement
 from pipeline.artifact import Engine
@@ -94,10 +92,6 @@ def _evidence(
     place: Place, settings: Measure, aim: Aim, held: Held, scores: Scores | None, timed: bool
 ) -> EngineEvidence:
     exported, path, batch = held.engine.source.report(), held.engine.path, aim.device.batch
-    layers_ms: Mapping[str, float] = {}
-    if scores and timed and not aim.ssh:
-        exporter = runtime(held.file.runtime, held.file.options)
-        layers_ms = exporter.layer_times_ms(path, batch)
     return EngineEvidence(
         sha256=file_digest(path),
         unverified=held.unverified,
@@ -108,5 +102,5 @@ def _evidence(
         scores=scores.values if scores else (),
         samples_sha256=scores.samples_sha256 if scores else "",
         starts=start_engine(place, held.file, batch, settings) if scores and timed else (),
-        layers_ms=dict(layers_ms),
+        layers_ms=dict(place.layers_ms(held.file, batch)) if scores and timed else {},
     )

@@ -2,12 +2,14 @@
 
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from exporters.arrays import FloatArray
+from exporters.base import runtime
 from exporters.session import first_output
 from exporters.worker import EngineFile, Job
 from profiles.device import Ssh
@@ -26,6 +28,10 @@ class Place(Protocol):
 
     def answer(self, job: Job) -> str:
         """The JSON that a fresh process gives for a job; engines are files of this machine."""
+        ...
+
+    def layers_ms(self, engine: EngineFile, batch: int) -> Mapping[str, float]:
+        """The time of each layer, to be compared among them; empty where none are told."""
         ...
 
     def outputs(self, engine: EngineFile, batches: Iterable[FloatArray]) -> Iterator[FloatArray]:
@@ -54,6 +60,10 @@ class Here:
             lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
             raise DeviceError(f"the measuring process failed: {lines[-1]}")
         return done.stdout
+
+    def layers_ms(self, engine: EngineFile, batch: int) -> Mapping[str, float]:
+        exporter = runtime(engine.runtime, engine.options)
+        return exporter.layer_times_ms(Path(engine.path), batch)
 
     def outputs(self, engine: EngineFile, batches: Iterable[FloatArray]) -> Iterator[FloatArray]:
         session = engine.opened()

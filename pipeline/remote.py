@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, TypeVar
 
 import numpy as np
-from pydantic import Field, ValidationError
+from pydantic import Field, NonNegativeFloat, ValidationError
 
 from exporters import board
 from exporters.arrays import FloatArray
@@ -46,6 +46,12 @@ class Written(Spec):
     """The answer to a job that writes outputs."""
 
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Layers(Spec):
+    """The answer to a job that tells layers apart."""
+
+    layers_ms: dict[str, NonNegativeFloat]
 
 
 class Made(Written):
@@ -131,6 +137,11 @@ class Remote:
 
     def answer(self, job: Job) -> str:
         return self._ask(self.session.result(_task(job), _given(job.engines())))
+
+    def layers_ms(self, engine: EngineFile, batch: int) -> Mapping[str, float]:
+        text = self._ask(self.session.result(board.Layers(batch), _given({"engine": engine})))
+        with told(self.ssh):
+            return read_result(text, Layers).layers_ms
 
     def outputs(self, engine: EngineFile, batches: Iterable[FloatArray]) -> Iterator[FloatArray]:
         given = _given({"engine": engine})

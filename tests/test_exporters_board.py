@@ -21,8 +21,19 @@ from graphs import linear
 from pydantic import BaseModel
 
 from exporters import board
-from exporters.board import LOCK, Build, Engine, Facts, Job, Latency, Outputs, Start, write_job
+from exporters.board import (
+    Build,
+    Engine,
+    Facts,
+    Job,
+    Latency,
+    Layers,
+    Outputs,
+    Start,
+    write_job,
+)
 from exporters.program import MODULES, board_program, source_of
+from exporters.stored import LOCK
 from profiles.host import Host
 from profiles.measurement import LatencyRun, StartRun
 
@@ -232,6 +243,12 @@ def test_an_engine_that_is_built_there_has_its_name_and_runs_there(here: Board) 
     np.testing.assert_allclose(np.load(here.files / f"{job.task.inputs}.out"), ANSWERS)
 
 
+def test_layers_are_told_apart(here: Board) -> None:
+    found = json.loads(here.result(replace(start_job(), task=Layers(1))))["layers_ms"]
+    assert len(found) == 1
+    assert all(ms > 0 for ms in found.values())
+
+
 def test_what_a_runtime_cannot_build_is_one_line_and_leaves_nothing(here: Board) -> None:
     model = linear()
     model.graph.node[0].op_type = "NoSuchOp"
@@ -327,7 +344,8 @@ def test_what_is_no_job_is_one_line(here: Board, text: str) -> None:
 
 
 def test_a_job_is_read_back_as_it_was_written(here: Board) -> None:
-    for job in (start_job(), latency_job(), outputs_job(here), build_job()):
+    layers = replace(start_job(), task=Layers(2))
+    for job in (start_job(), latency_job(), outputs_job(here), build_job(), layers):
         assert board.read_job(write_job(job)) == job
         assert write_job(job).count("\n") == 1
 

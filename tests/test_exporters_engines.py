@@ -95,6 +95,20 @@ def test_an_engine_tells_its_inputs(exporter: Exporter, tmp_path: Path) -> None:
     assert found in [TensorSpec(found.name, "float32", (batch, 2)) for batch in (None, 1)]
 
 
+TELL_LAYERS = {"ort", "openvino"}
+
+
+def test_layers_have_times_where_the_runtime_tells_them(
+    exporter: Exporter, network: onnx.ModelProto, tmp_path: Path
+) -> None:
+    given = source(network, trained(Residual), tmp_path)
+    opened(exporter, given)
+    found = exporter.layer_times_ms(given.model.with_name(f"engine{exporter.suffix}"), 1)
+    name = type(exporter).__module__.rpartition(".")[2]
+    assert (len(found) > 2) == (name in TELL_LAYERS)
+    assert all(0 < ms < 1000 for ms in found.values())
+
+
 @pytest.mark.parametrize("batch", [1, 5])
 def test_an_engine_is_the_network_it_was_built_from(
     exporter: Exporter, network: onnx.ModelProto, tmp_path: Path, batch: int

@@ -168,9 +168,3 @@ def test_files_in_the_current_folder_are_not_imported(engine: Path, tmp_path: Pa
     done = work(begin(engine), cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads(done.stdout)["peak_mib"] > 0
-
-
-def test_onnx_runtime_tells_the_time_of_each_layer(engine: Path) -> None:
-    found = Ort().layer_times_ms(engine, 1)
-    assert len(found) >= 1
-    assert all(ms > 0 for ms in found.values())

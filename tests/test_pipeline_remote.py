@@ -98,12 +98,14 @@ def test_a_board_answers_as_this_machine_does(board: Board, engine: EngineFile) 
         host = place.host()
         found = StartRun.model_validate_json(place.answer(start(engine)))
         times = LatencyRun.model_validate_json(place.answer(latency(engine)))
+        layers = place.layers_ms(engine, 1)
         outputs = list(place.outputs(engine, iter(given)))
     here = Here().host()
     assert (host.machine, host.cpu, host.cores) == (here.machine, here.cpu, here.cores)
     assert host.versions["onnxruntime"] == here.versions["onnxruntime"]
     assert 0 < found.baseline_mib < found.peak_mib
     assert times.is_whole()
+    assert set(layers) == set(Here().layers_ms(engine, 1))
     for mine, theirs in zip(Here().outputs(engine, given), outputs, strict=True):
         np.testing.assert_array_equal(mine, theirs)
 

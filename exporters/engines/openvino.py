@@ -12,7 +12,14 @@ from profiles.errors import DeviceError, MissingExtra, StageError
 from profiles.machine import versions
 
 try:
-    from exporters.sessions.openvino import GRAPH, WEIGHTS, OpenVinoSession, compiled, open_engine
+    from exporters.sessions.openvino import (
+        GRAPH,
+        WEIGHTS,
+        OpenVinoSession,
+        compiled,
+        layer_times_ms,
+        open_engine,
+    )
 except ImportError as error:
     raise MissingExtra("openvino", "openvino") from error
 
@@ -39,6 +46,10 @@ class OpenVino(Exporter):
     def open(self, engine: Path) -> OpenVinoSession:
         with faults(DeviceError, f"OpenVINO cannot load {engine.name}"):
             return open_engine(str(engine), self)
+
+    def layer_times_ms(self, engine: Path, batch: int) -> dict[str, float]:
+        with faults(DeviceError, f"{engine.name} is not profiled"):
+            return layer_times_ms(str(engine), self, batch)
 
     def environment(self) -> dict[str, str]:
         # ONNX Runtime writes the fp16 and int8 models that OpenVINO is given.

@@ -2,18 +2,14 @@
 unless it is to be portable.
 """
 
-import json
 from collections.abc import Callable
 from pathlib import Path
-from statistics import median
-from tempfile import TemporaryDirectory
 from typing import ClassVar
 
 from exporters.arrays import Array, FloatArray
 from exporters.base import BuildFacts, Fitted, Prepared, Source, call_one
 from exporters.foreign import faults
 from exporters.parity import Network
-from exporters.session import call_on_noise
 from profiles.device import Precision
 from profiles.errors import DeviceError, MissingExtra, StageError
 from profiles.machine import cpu_name, versions
@@ -26,17 +22,12 @@ try:
         Level,
         OrtSession,
         build_engine,
-        level_of,
+        layer_times_ms,
         open_engine,
         options_of,
     )
 except ImportError as error:
     raise MissingExtra("onnxruntime", "ort") from error
-
-
-PROFILED_CALLS = 20
-KERNEL = "_kernel_time"
-"""What ONNX Runtime puts behind a node's name in its profile."""
 
 
 class Ort(Fitted):
@@ -73,20 +64,8 @@ class Ort(Fitted):
             return open_engine(str(engine), self)
 
     def layer_times_ms(self, engine: Path, batch: int) -> dict[str, float]:
-        times: dict[str, list[float]] = {}
-        with TemporaryDirectory() as folder, faults(DeviceError, f"{engine.name} is not profiled"):
-            options = options_of(self.threads, level_of(self.portable))
-            options.enable_profiling = True
-            options.profile_file_prefix = str(Path(folder) / "layers")
-            session = onnxruntime.InferenceSession(str(engine), options, providers=[PROVIDER])
-            call = call_on_noise(OrtSession(session), batch)
-            for _ in range(PROFILED_CALLS):
-                call()
-            events = json.loads(Path(session.end_profiling()).read_text())
-        for event in events:
-            if event["cat"] == "Node" and event["name"].endswith(KERNEL):
-                times.setdefault(event["name"].removesuffix(KERNEL), []).append(event["dur"] / 1e3)
-        return {name: median(found) for name, found in times.items()}
+        with faults(DeviceError, f"{engine.name} is not profiled"):
+            return layer_times_ms(str(engine), self, batch)
 
     def environment(self) -> dict[str, str]:
         found = versions(("onnxruntime",))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from exporters.packed import unpack
-from exporters.session import TensorSpec
+from exporters.session import PROFILED_CALLS, TensorSpec, call_on_noise
 from profiles.errors import DeviceError
 
 # As it is imported OpenVINO reports its use over the network, from a fork of the process, unless
@@ -36,7 +37,7 @@ class OpenVinoSession:
             found = compiled.get_property("EXECUTION_DEVICES")
             raise DeviceError(f"OpenVINO took {found}, not {DEVICE}")
         self.compiled = compiled
-        self._request = compiled.create_infer_request()
+        self.request = compiled.create_infer_request()
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -50,7 +51,7 @@ class OpenVinoSession:
         )
 
     def run(self, feed: Mapping[str, Array]) -> list[Array]:
-        found = self._request.infer(dict(feed))  # copies, unless it is asked to share
+        found = self.request.infer(dict(feed))  # copies, unless it is asked to share
         return [np.asarray(found[port]) for port in self.compiled.outputs]
 
 
@@ -60,8 +61,22 @@ def open_engine(path: str, options: Options) -> OpenVinoSession:
     return OpenVinoSession(compiled(graph, weights, options.threads))
 
 
-def compiled(graph: bytes, weights: bytes, threads: int) -> openvino.CompiledModel:
-    """The network on the CPU, in one stream."""
+def layer_times_ms(path: str, options: Options, batch: int) -> dict[str, float]:
+    """The median time of each operation on noise, by its name."""
+    graph, weights = unpack(Path(path), (GRAPH, WEIGHTS))
+    session = OpenVinoSession(compiled(graph, weights, options.threads, PERF_COUNT=True))
+    call = call_on_noise(session, batch)
+    times: dict[str, list[float]] = {}
+    for _ in range(PROFILED_CALLS):
+        call()
+        for node in session.request.profiling_info:
+            if node.status == node.EXECUTED:
+                times.setdefault(node.node_name, []).append(node.real_time.total_seconds() * 1e3)
+    return {name: median(found) for name, found in times.items()}
+
+
+def compiled(graph: bytes, weights: bytes, threads: int, **more: bool) -> openvino.CompiledModel:
+    """The network on the CPU, in one stream; with `more` of OpenVINO's own options."""
     core = openvino.Core()
     options = {
         # Left alone, it computes in bf16 where the processor can.
@@ -69,5 +84,6 @@ def compiled(graph: bytes, weights: bytes, threads: int) -> openvino.CompiledMod
         "INFERENCE_NUM_THREADS": threads,
         "NUM_STREAMS": 1,
         "PERFORMANCE_HINT": "LATENCY",
+        **more,
     }
     return core.compile_model(core.read_model(model=graph, weights=weights), DEVICE, options)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import numpy as np
 import onnxruntime
 
-from exporters.session import TensorSpec
+from exporters.session import PROFILED_CALLS, TensorSpec, call_on_noise
 from profiles.errors import DeviceError
 
 if TYPE_CHECKING:
@@ -17,6 +21,8 @@ if TYPE_CHECKING:
     from exporters.session import Options
 
 PROVIDER = "CPUExecutionProvider"
+KERNEL = "_kernel_time"
+"""What ONNX Runtime puts behind a node's name in its profile."""
 Level = onnxruntime.GraphOptimizationLevel
 NUMPY_TYPES = {
     "tensor(float)": "float32",
@@ -63,6 +69,24 @@ def open_engine(path: str, options: Options) -> OrtSession:
     """The engine loaded."""
     given = options_of(options.threads, level_of(options.portable))
     return OrtSession(onnxruntime.InferenceSession(path, given, providers=[PROVIDER]))
+
+
+def layer_times_ms(path: str, options: Options, batch: int) -> dict[str, float]:
+    """The median time of each kernel on noise, by the name of its node."""
+    with TemporaryDirectory() as folder:
+        given = options_of(options.threads, level_of(options.portable))
+        given.enable_profiling = True
+        given.profile_file_prefix = str(Path(folder) / "layers")
+        session = onnxruntime.InferenceSession(path, given, providers=[PROVIDER])
+        call = call_on_noise(OrtSession(session), batch)
+        for _ in range(PROFILED_CALLS):
+            call()
+        events = json.loads(Path(session.end_profiling()).read_text())
+    times: dict[str, list[float]] = {}
+    for event in events:
+        if event["cat"] == "Node" and event["name"].endswith(KERNEL):
+            times.setdefault(event["name"][: -len(KERNEL)], []).append(event["dur"] / 1e3)
+    return {name: median(found) for name, found in times.items()}
 
 
 def level_of(portable: bool) -> onnxruntime.GraphOptimizationLevel:
