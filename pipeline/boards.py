@@ -1,19 +1,23 @@
 """The machines of a run: looked at before anything runs, and boards measured all at once."""
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, wait
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TypeVar
 
 import numpy.typing as npt
 
 from pipeline.data import FloatArray, Split, Targets
+from pipeline.evidence import Candidate, measure
+from pipeline.measure import Measure
 from pipeline.place import place_of
 from pipeline.recipe import Aim
 from pipeline.task import Task
 from profiles.errors import DeviceError
 from profiles.host import Host
+from profiles.measurement import Measurement
 
 T = TypeVar("T")
 
@@ -33,6 +37,33 @@ def _host(aim: Aim) -> Host | DeviceError:
             return place.host()
     except DeviceError as error:
         return error
+
+
+def measured(
+    settings: Measure, task: Task, candidates: Sequence[Candidate]
+) -> Iterator[tuple[Candidate, Measurement]]:
+    """This machine first, which is to be idle; then all boards at once, each for one at a time."""
+    places: dict[tuple[str, int] | None, list[Candidate]] = {}
+    for candidate in candidates:
+        ssh = candidate.aim.ssh
+        places.setdefault((ssh.host, ssh.port) if ssh else None, []).append(candidate)
+    measuring = partial(_in_turn, settings, one_at_a_time(task))
+    found = measuring(places.pop(None, []))
+    for part in side_by_side([partial(measuring, some) for some in places.values()]):
+        found |= part
+    for candidate in candidates:
+        yield candidate, found[candidate.aim.name]
+
+
+def _in_turn(
+    settings: Measure, task: Task, candidates: Sequence[Candidate]
+) -> dict[str, Measurement]:
+    """The evidence on each, by its target's name."""
+    found = {}
+    for candidate in candidates:
+        with place_of(candidate.aim.ssh) as place:
+            found[candidate.aim.name] = measure(place, settings, task, candidate)
+    return found
 
 
 def side_by_side(works: Sequence[Callable[[], T]]) -> list[T]:

@@ -26,6 +26,15 @@ log = logging.getLogger("slimgate")
 
 
 @dataclass(frozen=True)
+class Candidate:
+    """What would ship to a target, and the dense network's engine beside it."""
+
+    aim: Aim
+    dense: Engine
+    shipped: Engine
+
+
+@dataclass(frozen=True)
 class Held:
     """An engine, and how far its outputs are from its network's, or why that is not known."""
 
@@ -35,19 +44,18 @@ class Held:
     unverified: str
 
 
-def measure(
-    place: Place, settings: Measure, task: Task, aim: Aim, dense: Engine, shipped: Engine
-) -> Measurement:
+def measure(place: Place, settings: Measure, task: Task, candidate: Candidate) -> Measurement:
     """Scores, memory and times of both engines on the target's own machine.
 
     Where `place` is another machine than the target, only the scores are taken: they tell
     whether the engine is right, and nothing there tells how fast the device is.
     """
+    aim = candidate.aim
     host, device = place.host(), aim.device
     unlike = device.unlike(host)
     held = {
         name: _held(place, aim, engine, is_device=not unlike)
-        for name, engine in (("dense", dense), ("shipped", shipped))
+        for name, engine in (("dense", candidate.dense), ("shipped", candidate.shipped))
     }
     log.info("measure %s: accuracy on %d samples ...", aim.name, len(task.validation))
     scores = {

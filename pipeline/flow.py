@@ -4,26 +4,21 @@ task -> prune -> recover -> finetune -> export, simplify -> build -> measure -> 
 """
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 from exporters.base import Fitted, runtime
 from pipeline.artifact import Checked, Checkpoint, Engine, OnnxModel, Pruned, Recovered
-from pipeline.boards import Hosts, one_at_a_time, side_by_side
-from pipeline.bundle import Judged, Release, Terms, judged, write_bundle
-from pipeline.evidence import measure
+from pipeline.boards import Hosts, measured
+from pipeline.bundle import Release, Terms, judged, write_bundle
+from pipeline.evidence import Candidate
 from pipeline.page import page
-from pipeline.place import place_of
 from pipeline.recipe import Aim, Recipe
 from pipeline.report import markdown
 from pipeline.stage import Stage
 from pipeline.stages.build import Build
 from pipeline.stages.build_there import BuildThere
 from pipeline.store import Runner, Store
-from pipeline.task import Task
-from profiles.device import Ssh
 from profiles.errors import DeviceError
 from profiles.host import Host
 from profiles.spec import Spec
@@ -148,13 +143,13 @@ def release(flow: Flow, store: Store, out: Path) -> Release:
     for aim in flow.aims:
         flow.host(aim)  # before the work, not after it
     files: dict[str, Path] = {"model.onnx": flow.exported().model, "plan.json": flow.pruned().plan}
-    pairs = []
-    for aim in flow.aims:
-        dense, shipped = flow.built_dense(aim), flow.built(aim)
-        terms = _terms(aim, dense, shipped, alone=len(flow.aims) == 1)
-        files |= {terms.engine: shipped.path, terms.dense: dense.path}
-        pairs.append(_Pair(aim, terms, dense, shipped))
-    found = Release(flow.pruned().report(), _measured(flow, pairs))
+    targets = []
+    candidates = [Candidate(aim, flow.built_dense(aim), flow.built(aim)) for aim in flow.aims]
+    for candidate, evidence in measured(flow.recipe.measure, flow.dense.task, candidates):
+        terms = _terms(candidate, alone=len(candidates) == 1)
+        files |= {terms.engine: candidate.shipped.path, terms.dense: candidate.dense.path}
+        targets.append(judged(terms, evidence, candidate.shipped.path))
+    found = Release(flow.pruned().report(), tuple(targets))
     exported = flow.exported().report()
     specs: dict[str, Spec] = {"recipe.json": flow.recipe, "export.json": exported}
     if flow.dense.task.preprocessing:
@@ -169,8 +164,9 @@ def release(flow: Flow, store: Store, out: Path) -> Release:
     return found
 
 
-def _terms(aim: Aim, dense: Engine, shipped: Engine, alone: bool) -> Terms:
+def _terms(candidate: Candidate, alone: bool) -> Terms:
     """The names of one target's files begin with its own where there are several."""
+    aim, dense, shipped = candidate.aim, candidate.dense, candidate.shipped
     prefix = "" if alone else f"{aim.name}-"
     return Terms(
         device_name=aim.name,
@@ -181,37 +177,3 @@ def _terms(aim: Aim, dense: Engine, shipped: Engine, alone: bool) -> Terms:
         dense=f"{prefix}dense{''.join(dense.path.suffixes)}",
         measurement=f"{prefix}measurement.json",
     )
-
-
-@dataclass(frozen=True)
-class _Pair:
-    aim: Aim
-    terms: Terms
-    dense: Engine
-    shipped: Engine
-
-
-def _measured(flow: Flow, pairs: Sequence[_Pair]) -> tuple[Judged, ...]:
-    """This machine first, which is to be idle; then all boards at once, each for one at a time."""
-    places: dict[tuple[str, int] | None, list[_Pair]] = {}
-    for pair in pairs:
-        places.setdefault(_address(pair.aim.ssh), []).append(pair)
-    task = one_at_a_time(flow.dense.task)
-    found = _judged(flow, task, places.pop(None, []))
-    for part in side_by_side([partial(_judged, flow, task, some) for some in places.values()]):
-        found |= part
-    return tuple(found[pair.aim.name] for pair in pairs)
-
-
-def _address(ssh: Ssh | None) -> tuple[str, int] | None:
-    return (ssh.host, ssh.port) if ssh else None
-
-
-def _judged(flow: Flow, task: Task, pairs: Sequence[_Pair]) -> dict[str, Judged]:
-    """Each target's evidence and verdict, by its name."""
-    found = {}
-    for pair in pairs:
-        with place_of(pair.aim.ssh) as place:
-            evidence = measure(place, flow.recipe.measure, task, pair.aim, pair.dense, pair.shipped)
-        found[pair.aim.name] = judged(pair.terms, evidence, pair.shipped.path)
-    return found
