@@ -88,9 +88,9 @@ def plan(recipe: RecipePath, cache: CacheDir = None, as_json: Json = False) -> N
 
     planned = Plan(_store(cache))
     flow = _flow(recipe, planned, ask=True)
+    flow.exported()
+    flow.exported_dense()
     for aim in flow.aims:
-        flow.exported_dense()
-        flow.exported()
         if flow.answers(aim):  # what is built there depends on what is there
             flow.built_dense(aim)
             flow.built(aim)
@@ -99,8 +99,9 @@ def plan(recipe: RecipePath, cache: CacheDir = None, as_json: Json = False) -> N
         rows = [{"name": r.name, "key": r.key, "cached": r.cached} for r in stages]
         _print(json.dumps({"schema_version": 1, "stages": rows, "doubts": flow.doubts()}, indent=1))
         return
+    width = max(len(row.name) for row in stages) + 2
     for row in stages:
-        _print(f"{'cached' if row.cached else 'to run':8}{row.name:16}{row.key[:16]}")
+        _print(f"{'cached' if row.cached else 'to run':8}{row.name:{width}}{row.key[:16]}")
     _print("always  measure, judge, bundle")
     for line in flow.doubts():
         _print(line)

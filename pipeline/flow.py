@@ -26,6 +26,8 @@ from profiles.statistics import provable_drop, samples_needed
 
 log = logging.getLogger("slimgate")
 
+OPEN = "it will be inconclusive"
+
 
 @dataclass(frozen=True)
 class Flow:
@@ -65,14 +67,16 @@ class Flow:
         return self.runner.run("export dense", self.recipe.export, self.dense)
 
     def built(self, aim: Aim) -> Engine:
-        return self.built_by(self._build(aim))
+        where, build = self._build(aim)
+        return self.runner.run(f"build{where}", build, self.exported())
 
-    def built_by(self, build: Stage[OnnxModel, Engine]) -> Engine:
+    def built_by(self, build: Build) -> Engine:
         """The engine of any runtime, whatever the target's own is."""
         return self.runner.run("build", build, self.exported())
 
     def built_dense(self, aim: Aim) -> Engine:
-        return self.runner.run("build dense", self._build(aim), self.exported_dense())
+        where, build = self._build(aim)
+        return self.runner.run(f"build dense{where}", build, self.exported_dense())
 
     def host(self, aim: Aim) -> Host:
         """What the target's machine told of itself. Raises DeviceError where it did not."""
@@ -89,19 +93,20 @@ class Flow:
         """What the gate will not be able to pass, as far as can be told before anything runs."""
         count = len(self.dense.task.validation)
         return [
-            f"{aim.name}: {doubt}; it will be inconclusive"
+            f"{aim.name}: {doubt}"
             for aim in self.aims
             for doubt in (_absent(aim, self.hosts[aim.name]), _too_few(aim, count))
             if doubt
         ]
 
-    def _build(self, aim: Aim) -> Stage[OnnxModel, Engine]:
-        """On the device itself where an engine is fitted to the machine that builds it."""
+    def _build(self, aim: Aim) -> tuple[str, Stage[OnnxModel, Engine]]:
+        """Where and how: on the device itself if engines are fitted to what builds them."""
         engine, options = aim.device.engine, aim.device.options()
         if aim.ssh and not options.portable and isinstance(runtime(engine, options), Fitted):
             host = self.host(aim)
-            return BuildThere(engine=engine, options=options, ssh=aim.ssh, host=host)
-        return Build(engine=engine, options=options)
+            build = BuildThere(engine=engine, options=options, ssh=aim.ssh, host=host)
+            return f" on {aim.name}", build
+        return "", Build(engine=engine, options=options)
 
     def _maybe(
         self, name: str, stage: Stage[Checkpoint, Checkpoint] | None, source: Checkpoint
@@ -116,8 +121,8 @@ def _absent(aim: Aim, host: Host | DeviceError) -> str:
     if not unlike:
         return ""
     if aim.ssh:
-        return f"what is at {aim.ssh.host} is not the device ({unlike})"
-    return f"this machine is not the device ({unlike}): say where it is in target.ssh"
+        return f"what is at {aim.ssh.host} is not the device ({unlike}); {OPEN}"
+    return f"this machine is not the device ({unlike}): say where it is in target.ssh; {OPEN}"
 
 
 def _too_few(aim: Aim, count: int) -> str:
@@ -125,7 +130,7 @@ def _too_few(aim: Aim, count: int) -> str:
     if drop is None or provable_drop(count) <= drop:
         return ""
     needed = samples_needed(drop) or "endless"
-    return f"top1_drop {drop:g} needs about {needed} validation samples, there are {count}"
+    return f"top1_drop {drop:g} needs about {needed} validation samples, there are {count}; {OPEN}"
 
 
 def load_flow(recipe: Recipe, aims: tuple[Aim, ...], base: Path, runner: Runner) -> Flow:

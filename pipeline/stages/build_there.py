@@ -1,6 +1,5 @@
 """ONNX -> the engine of one runtime, built by the device that is to run it."""
 
-import logging
 from pathlib import Path
 
 from pydantic import Field
@@ -14,8 +13,6 @@ from profiles.device import EngineOptions, Ssh
 from profiles.errors import ConfigError
 from profiles.host import Host
 from profiles.machine import versions
-
-log = logging.getLogger("slimgate")
 
 
 class BuildThere(Stage[OnnxModel, Engine]):
@@ -39,7 +36,6 @@ class BuildThere(Stage[OnnxModel, Engine]):
         prepared = exporter.prepared(source_of(source))
         from pipeline.remote import reached  # needs the extra that talks to boards
 
-        log.info("  on %s", self.ssh.host)
         with reached(self.ssh) as device:
             built = device.built(self.engine, self.options, prepared.model)
         (out / f"engine{exporter.suffix}").write_bytes(built.content)
