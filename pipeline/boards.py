@@ -27,7 +27,7 @@ Hosts = Mapping[str, Host | DeviceError]
 
 def hosts_of(aims: Sequence[Aim]) -> Hosts:
     """Ask every target's machine. Raises IntegrityError where it is another one than was pinned."""
-    answers = side_by_side([lambda aim=aim: _host(aim) for aim in aims])  # type: ignore[misc]
+    answers = side_by_side([partial(_host, aim) for aim in aims])
     return {aim.name: answer for aim, answer in zip(aims, answers, strict=True)}
 
 

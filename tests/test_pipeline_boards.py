@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -224,7 +225,7 @@ def test_works_are_done_at_the_same_time_and_come_back_in_order() -> None:
         barrier.wait()
         return number
 
-    assert side_by_side([lambda n=n: work(n) for n in range(3)]) == [0, 1, 2]  # type: ignore[misc]
+    assert side_by_side([partial(work, number) for number in range(3)]) == [0, 1, 2]
     assert side_by_side([]) == []
 
 
