@@ -20,7 +20,7 @@ from profiles.device import Budget, DeviceProfile
 from profiles.errors import DeviceError, StageError
 from profiles.gate import MAX_CONTROL_ERROR, MIN_PROCESSES, MIN_SAMPLES, MIN_STARTS, control_error
 from profiles.measurement import Clock, LatencyRun, StartRun
-from profiles.spec import Spec
+from profiles.spec import Spec, explain
 
 log = logging.getLogger("slimgate")
 
@@ -165,4 +165,4 @@ def _answer(place: Place, job: Job, kind: type[T]) -> T:
     try:
         return kind.model_validate_json(place.answer(job))
     except ValidationError as error:
-        raise DeviceError(f"the measuring process answered nonsense: {error}") from error
+        raise DeviceError(explain(error, kind, f"{place.name}: it answered nonsense")) from error

@@ -22,6 +22,11 @@ TIMEOUT_S = 900
 class Place(Protocol):
     """A machine that runs engines. Everything raises DeviceError where it does not answer."""
 
+    @property
+    def name(self) -> str:
+        """What it is called in messages."""
+        ...
+
     def host(self) -> Host:
         """What the machine tells of itself."""
         ...
@@ -42,6 +47,10 @@ class Place(Protocol):
 @dataclass(frozen=True)
 class Here:
     """This machine."""
+
+    @property
+    def name(self) -> str:
+        return "this machine"
 
     def host(self) -> Host:
         return this_host(LIBRARIES)

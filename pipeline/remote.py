@@ -21,7 +21,7 @@ from exporters.arrays import FloatArray
 from exporters.base import BuildFacts
 from exporters.program import board_program
 from exporters.worker import EngineFile, Job
-from pipeline.ssh import TIDY_S, Connection, connected, digest_of, told
+from pipeline.ssh import TIDY_S, Connection, address_of, connected, digest_of, told
 from profiles.device import EngineOptions, Ssh
 from profiles.errors import ConfigError, DeviceError, IntegrityError
 from profiles.host import LIBRARIES, Host
@@ -129,6 +129,10 @@ class Remote:
     ssh: Ssh
     session: Session
     loop: asyncio.AbstractEventLoop
+
+    @property
+    def name(self) -> str:
+        return address_of(self.ssh)
 
     def host(self) -> Host:
         text = self._ask(self.session.result(board.Facts(LIBRARIES), Given({}, {})))

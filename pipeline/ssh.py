@@ -215,7 +215,7 @@ async def _login(ssh: Ssh) -> asyncssh.SSHClientConnection:
 @contextmanager
 def told(ssh: Ssh) -> Iterator[None]:
     """Errors as ours: which board, what is wrong, what to do."""
-    where = f"{ssh.user}@{ssh.host}:{ssh.port}"
+    where = address_of(ssh)
     try:
         yield
     except ConfigError:
@@ -261,6 +261,11 @@ def told(ssh: Ssh) -> Iterator[None]:
         raise DeviceError(
             f"{where}: the connection failed: {reason}; is it on, and the address right?"
         ) from error
+
+
+def address_of(ssh: Ssh) -> str:
+    """Which board, in messages."""
+    return f"{ssh.user}@{ssh.host}:{ssh.port}"
 
 
 def digest_of(content: bytes) -> str:

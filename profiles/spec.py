@@ -15,6 +15,9 @@ from profiles.errors import ConfigError
 MAX_CONFIG_BYTES = 1 << 20
 MAX_FOUND = 80
 """Characters of a wrong value that a message repeats."""
+MAX_WRONG = 20
+"""Wrong keys that a message tells."""
+MANY_WRONG = 1000
 
 S = TypeVar("S", bound="Spec")
 
@@ -71,8 +74,14 @@ def read_json(text: str) -> object:
 
 
 def explain(error: ValidationError, kind: type[BaseModel], where: str, data: object = None) -> str:
-    """One line for each wrong key of `data`: where, what was found, what is allowed."""
-    items = error.errors(include_url=False)
+    """One line for each wrong key of `data`: where, what was found, what is allowed.
+
+    Of many only the first are told.
+    """
+    more = error.error_count() - MAX_WRONG
+    if more > MANY_WRONG:  # a device may send millions, and naming them takes a KiB each
+        return f"{where}: {error.error_count()} wrong values"
+    items = error.errors(include_url=False)[:MAX_WRONG]
     lines = []
     for item in items:
         place = item["loc"]
@@ -92,7 +101,7 @@ def explain(error: ValidationError, kind: type[BaseModel], where: str, data: obj
             value = value if len(value) <= MAX_FOUND else f"{value[: MAX_FOUND - 3]}..."
             found = "" if isinstance(item["input"], dict) else f" (found {value})"
             lines.append(f"{start}: {message}{found}")
-    return "\n".join(lines)
+    return "\n".join([*lines, f"{where}: and {more} more"] if more > 0 else lines)
 
 
 def _as_written(location: tuple[int | str, ...], data: object) -> tuple[int | str, ...]:

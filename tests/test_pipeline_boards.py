@@ -17,7 +17,9 @@ from boards import Board, changed, free_port, liar, obstacle, sshd
 from conftest import Project, Table
 from graphs import linear
 
+from exporters.worker import EngineFile
 from pipeline.boards import one_at_a_time, side_by_side
+from pipeline.measure import EnginePair, Measure, Timing, time_engines
 from pipeline.place import place_of
 from pipeline.store import MANIFEST
 from pipeline.task import Task
@@ -216,6 +218,23 @@ def test_an_engine_must_be_the_one_that_was_built(
         built(board, "ort", EngineOptions(), python=python)
     for path in board.files.iterdir():
         path.unlink()
+
+
+@pytest.mark.parametrize(("wrong", "told"), [(30, "and 10 more"), (1_000_000, "1000000 wrong")])
+def test_a_million_wrong_samples_are_one_short_message(
+    board: Board, tmp_path: Path, wrong: int, told: str
+) -> None:
+    lie = f"found = json.loads(honest()[0]); found['result']['conditions'] = [-1] * {wrong}"
+    ssh = changed(board.ssh, python=liar(tmp_path, lie + "\nprint(json.dumps(found))"))
+    path = tmp_path / "engine.onnx"
+    path.write_bytes(model())
+    engine = EngineFile(runtime="ort", options=EngineOptions(), path=str(path))
+    began = time.perf_counter()
+    with place_of(ssh) as place, pytest.raises(DeviceError, match=told) as caught:
+        time_engines(place, EnginePair(engine, engine), Timing(Measure(seconds=0.02), 1, "cpu", 12))
+    assert time.perf_counter() - began < 30
+    assert str(caught.value).startswith(f"{place.name}: it answered nonsense: ")
+    assert len(str(caught.value)) < 5000
 
 
 def test_works_are_done_at_the_same_time_and_come_back_in_order() -> None:
