@@ -244,7 +244,7 @@ def _loaded(engine: Engine, folder: Path, batch: int) -> Callable[[], object]:
 
 
 def _runtime(name: str) -> ModuleType:
-    """The module that opens the runtime's engines. Raises DeviceError where a library is absent."""
+    """The module that builds and opens engines. Raises DeviceError where a library is absent."""
     try:
         return importlib.import_module(f"exporters.sessions.{name}")
     except (ImportError, MissingExtra) as error:

@@ -11,7 +11,7 @@ import warnings
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import TYPE_CHECKING
 
-from profiles.errors import MissingExtra
+from profiles.errors import SlimgateError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,12 +21,15 @@ if TYPE_CHECKING:
 
 @contextmanager
 def faults(kind: type[StageError] | type[DeviceError], what: str) -> Iterator[None]:
-    """Whatever a library raises becomes `kind`; runtimes' errors share no class but Exception."""
+    """Whatever a library raises becomes `kind`; runtimes' errors share no class but Exception.
+
+    What is an error of ours already, and of another kind, stays as it is.
+    """
     try:
         yield
-    except MissingExtra:
-        raise
     except Exception as error:
+        if isinstance(error, SlimgateError) and not isinstance(error, kind):
+            raise
         raise kind(f"{what}: {error}") from error
 
 

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from exporters.arrays import Array, FloatArray
 
 
+LARGEST_BATCH = 8
+"""Of one call, where it is not timed: TensorRT is told a largest as it builds."""
 PROFILED_CALLS = 20
 """Of which a layer's time is the median."""
 
@@ -67,8 +69,11 @@ def call_on_noise(session: Session, batch: int) -> Callable[[], object]:
 
 
 def first_output(session: Session, batch: FloatArray) -> FloatArray:
-    """The first output [n, ...] for a batch [n, ...], one by one where the engine's batch is 1."""
+    """The first output [n, ...] for a batch [n, ...]: one by one where the engine's batch is 1, and
+    nowhere more than LARGEST_BATCH at a time.
+    """
     (first, *_) = session.inputs
-    parts = [batch] if first.shape[0] is None else np.split(batch, len(batch))
+    size = LARGEST_BATCH if first.shape[0] is None else 1
+    parts = np.split(batch, range(size, len(batch), size))
     found = [np.asarray(session.run({first.name: part})[0], np.float32) for part in parts]
     return np.concatenate(found)

@@ -6,7 +6,8 @@ from dataclasses import replace
 from pipeline.bundle import Judged, Release
 from profiles.device import Budget
 from profiles.errors import ConfigError
-from profiles.gate import Check, Verdict, judge
+from profiles.gate import Check, Verdict, judge, unmeasured
+from profiles.host import Host
 
 FIGURES = (
     "macs",
@@ -43,7 +44,7 @@ def _compared(target: Judged, last: Judged, tolerance: float, top1_drop: float) 
     limits: dict[str, float] = {"top1_drop": top1_drop}
     checks = []
     for name, figure in last.shipped().items():
-        if name not in FIGURES:
+        if name not in FIGURES or name in unmeasured(target.terms.device):
             continue
         reason = _incomparable(name, figure, target, last)
         if reason:
@@ -74,7 +75,11 @@ def _compared(target: Judged, last: Judged, tolerance: float, top1_drop: float) 
 def _incomparable(name: str, figure: float, target: Judged, last: Judged) -> str:
     if not math.isfinite(figure):
         return "the last release has no such figure"
-    before, now = last.measurement.host.cpu, target.measurement.host.cpu
+    before, now = (_machine(one.measurement.host) for one in (last, target))
     if name in TIMES and before != now:
         return f"the last release was measured on {before}, this one on {now}"
     return ""
+
+
+def _machine(host: Host) -> str:
+    return ", ".join([host.cpu, *(gpu.name for gpu in host.gpus)])

@@ -162,7 +162,7 @@ class BuildReport(Spec):
     engine: str
     precision: Precision
     parity: Parity | None
-    """On images; None for an engine that was built but cannot run on this machine."""
+    """On images; None for an engine that was built but never run."""
     elsewhere: Parity | None
     """On noise and edges."""
     unverified: str
@@ -208,7 +208,9 @@ class OnnxModel(Artifact):
 
 @dataclass(frozen=True)
 class Engine(Artifact):
-    """An engine file, built by us, held to the ONNX model it was built from if it runs here."""
+    """An engine file, built by us, held to the ONNX model it was built from if it runs where it
+    was built.
+    """
 
     path: Path
     source: OnnxModel

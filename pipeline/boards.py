@@ -21,6 +21,8 @@ from profiles.measurement import Measurement
 
 T = TypeVar("T")
 
+HERE = ""
+"""In place of a host key."""
 Hosts = Mapping[str, Host | DeviceError]
 """By the target's name: what its machine told of itself, or why it did not."""
 
@@ -43,12 +45,12 @@ def measured(
     settings: Measure, task: Task, candidates: Sequence[Candidate]
 ) -> Iterator[tuple[Candidate, Measurement]]:
     """This machine first, which is to be idle; then all boards at once, each for one at a time."""
-    places: dict[tuple[str, int] | None, list[Candidate]] = {}
+    places: dict[str, list[Candidate]] = {HERE: []}
     for candidate in candidates:
-        ssh = candidate.aim.ssh
-        places.setdefault((ssh.host, ssh.port) if ssh else None, []).append(candidate)
+        ssh = candidate.aim.ssh  # two addresses may be of one machine, two keys are not
+        places.setdefault(ssh.host_key if ssh else HERE, []).append(candidate)
     measuring = partial(_in_turn, settings, one_at_a_time(task))
-    found = measuring(places.pop(None, []))
+    found = measuring(places.pop(HERE))
     for part in side_by_side([partial(measuring, some) for some in places.values()]):
         found |= part
     for candidate in candidates:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from exporters.base import Exporter
+from exporters.base import Exporter, runtime
 from exporters.worker import EngineFile
 from pipeline.flow import Flow
 from pipeline.measure import EnginePair, score_engine, time_engines, timing_of
@@ -68,6 +68,7 @@ def compare(flow: Flow, names: Sequence[str]) -> Iterator[Compared]:
     for name in sorted(names, key=lambda name: (name != REFERENCE[0], name)):
         try:
             kind = plugin("exporters.engines", name, Exporter)  # type: ignore[type-abstract]
+            runtime(name).environment()  # some look for their library only then
         except MissingExtra as missing:
             yield Compared(name, "fp32", "refused", str(missing))
             continue

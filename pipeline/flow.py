@@ -20,6 +20,7 @@ from pipeline.stages.build import Build
 from pipeline.stages.build_there import BuildThere
 from pipeline.store import Runner, Store
 from profiles.errors import DeviceError
+from profiles.gate import unmeasured
 from profiles.host import Host
 from profiles.spec import Spec
 from profiles.statistics import provable_drop, samples_needed
@@ -95,7 +96,11 @@ class Flow:
         return [
             f"{aim.name}: {doubt}"
             for aim in self.aims
-            for doubt in (_absent(aim, self.hosts[aim.name]), _too_few(aim, count))
+            for doubt in (
+                _absent(aim, self.hosts[aim.name]),
+                _too_few(aim, count),
+                _unmeasured(aim),
+            )
             if doubt
         ]
 
@@ -131,6 +136,11 @@ def _too_few(aim: Aim, count: int) -> str:
         return ""
     needed = samples_needed(drop) or "endless"
     return f"top1_drop {drop:g} needs about {needed} validation samples, there are {count}; {OPEN}"
+
+
+def _unmeasured(aim: Aim) -> str:
+    names = sorted(unmeasured(aim.device) & set(aim.budget.limits()))
+    return f"{', '.join(names)}: not measured on a GPU; {OPEN}" if names else ""
 
 
 def load_flow(recipe: Recipe, aims: tuple[Aim, ...], base: Path, runner: Runner) -> Flow:

@@ -7,6 +7,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from exporters.session import LARGEST_BATCH
 from pipeline.measure import Measure
 from pipeline.schedule import Schedule
 from pipeline.stages.check import Check
@@ -166,6 +167,11 @@ def _aim(target: Target, recipe: Recipe, base: Path) -> Aim:
         raise ConfigError(
             f"target.device: {target.device} runs batches of {device.batch}: "
             "set export.dynamic_batch = true"
+        )
+    if device.engine == "trt" and device.batch > LARGEST_BATCH:
+        raise ConfigError(
+            f"target.device: {target.device} runs batches of {device.batch}; "
+            f"trt engines take {LARGEST_BATCH} at most"
         )
     budget = target.budget or device.budget
     if budget is None:

@@ -25,7 +25,7 @@ from pipeline.ssh import TIDY_S, Connection, address_of, connected, digest_of, t
 from profiles.device import EngineOptions, Ssh
 from profiles.errors import ConfigError, DeviceError, IntegrityError
 from profiles.host import LIBRARIES, Host
-from profiles.spec import Spec, explain, read_json
+from profiles.spec import Spec, Told, explain, read_json
 
 T = TypeVar("T")
 S = TypeVar("S", bound=Spec)
@@ -51,7 +51,7 @@ class Written(Spec):
 class Layers(Spec):
     """The answer to a job that tells layers apart."""
 
-    layers_ms: dict[str, NonNegativeFloat]
+    layers_ms: dict[Told, NonNegativeFloat]
 
 
 class Made(Written):
@@ -92,7 +92,9 @@ class Session:
         wait_s = min(LEASE_S, limit_s / 2)
         nonce = secrets.token_hex(16)
         job = board.Job(nonce, limit_s, wait_s, parts, dict(given.engines), task)
-        return read_answer(await self.connection.run(self.program, board.write_job(job)), nonce)
+        builds = isinstance(task, board.Build)
+        raw = await self.connection.run(self.program, board.write_job(job), builds)
+        return read_answer(raw, nonce)
 
     async def outputs(self, given: Given, inputs: FloatArray, batch: int) -> FloatArray:
         """The first outputs [n, ...] for inputs [n, ...]; the board keeps neither."""

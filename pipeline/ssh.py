@@ -62,7 +62,7 @@ class Connection:
         part = f"{name}.{secrets.token_hex(8)}.part"
         try:
             if not await self.sftp.exists(FOLDER):
-                await self.sftp.mkdir(FOLDER, asyncssh.SFTPAttrs(permissions=0o700))
+                await self._make_folder()
             if await self._size(name) == len(content):
                 return None
             # Not as a context: its end would wait for a board that says nothing any more.
@@ -99,11 +99,12 @@ class Connection:
                     with suppress(asyncssh.SFTPError):
                         await self.sftp.remove(f"{FOLDER}/{name}")
 
-    async def run(self, program: str, line: str) -> bytes:
+    async def run(self, program: str, line: str, builds: bool) -> bytes:
         """What the stored program answers to a line on its stdin, which stays open as long as we
         live: its end tells the program to die.
 
-        Raises DeviceError, or IntegrityError where the board says that a file was changed.
+        Raises DeviceError, IntegrityError where the board says that a file was changed, and where
+        it `builds` StageError if it says that it cannot.
         """
         code = BOOTSTRAP.format(folder=FOLDER, name=program, changed=IntegrityError.exit_code)
         command = f"exec {shlex.quote(self.ssh.python)} -c {shlex.quote(code)}"
@@ -118,11 +119,11 @@ class Connection:
         finally:
             process.close()
         if process.exit_status != 0:
-            raise self._failed(process, words)
+            raise self._failed(process, words, builds)
         return answer
 
     def _failed(
-        self, process: "asyncssh.SSHClientProcess[bytes]", words: bytes
+        self, process: "asyncssh.SSHClientProcess[bytes]", words: bytes, builds: bool
     ) -> DeviceError | IntegrityError | StageError:
         lines = words.decode("utf-8", "replace").strip().splitlines() or [""]
         line = "".join(c if c.isprintable() else "?" for c in lines[-1][:MAX_LINE])
@@ -135,9 +136,16 @@ class Connection:
             return DeviceError(f"{self.ssh.python} does not run there, set ssh.python; {line}")
         if process.exit_status == IntegrityError.exit_code:
             return IntegrityError(line or "it says that a file was changed")
-        if process.exit_status == StageError.exit_code:
+        if builds and process.exit_status == StageError.exit_code:
             return StageError(line or "it says that it cannot build the engine")
         return DeviceError(line or f"the measuring process ended with {process.exit_status}")
+
+    async def _make_folder(self) -> None:
+        try:
+            await self.sftp.mkdir(FOLDER, asyncssh.SFTPAttrs(permissions=0o700))
+        except asyncssh.SFTPFailure:
+            if not await self.sftp.exists(FOLDER):  # somebody else may have been first
+                raise
 
     async def _size(self, name: str) -> int | None:
         try:

@@ -10,6 +10,7 @@ from profiles.errors import ConfigError
 from profiles.host import Host
 from profiles.spec import Spec, read_spec
 
+GPU_ENGINES = frozenset({"ort_cuda", "trt"})
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Precision = Literal["fp32", "fp16", "int8"]
 ComputeCapability = Annotated[str, Field(pattern=r"^[1-9][0-9]?\.[0-9]$")]
@@ -113,15 +114,17 @@ class DeviceProfile(EngineOptions):
     def unlike(self, host: Host) -> str:
         """What of `host` is not as on this device; empty where all is."""
         wrong = self.identity.unlike(host)
-        needed, found = self.compute_capability, [gpu.compute_capability for gpu in host.gpus]
-        if wrong or needed is None or needed in found:
+        needed = self.compute_capability
+        if wrong or not self.on_gpu:
             return wrong
-        return f"it has no GPU of compute capability {needed}"
+        if any(needed in (None, gpu.compute_capability) for gpu in host.gpus):
+            return ""
+        return f"it has no GPU of compute capability {needed}" if needed else "it has no NVIDIA GPU"
 
     @property
     def on_gpu(self) -> bool:
         """Whether its engines run on a GPU, with memory of its own."""
-        return self.compute_capability is not None or self.engine.endswith("cuda")
+        return self.compute_capability is not None or self.engine in GPU_ENGINES
 
     @property
     def clock(self) -> Literal["cpu", "wall"]:

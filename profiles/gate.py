@@ -38,7 +38,7 @@ SPARE_CORES = 0.1
 """How much more work than processors there may be before wall times are void."""
 MIN_STARTS = 3
 OF_MEMORY = frozenset({"peak_memory_mib", "peak_memory_ratio"})
-"""What is counted in the process alone."""
+"""What is counted in the process alone, and not on a GPU."""
 AT_LEAST = frozenset({"throughput_per_s"})
 """Limits that are minima."""
 
@@ -97,7 +97,7 @@ def judge(
     checks = []
     for name, limit in budget.limits().items():
         foreign = anywhere
-        if device.on_gpu and name in OF_MEMORY:
+        if name in unmeasured(device):
             foreign = foreign or "the GPU's memory was not measured, only the process's own"
         check = _check(name, limit, measurement, foreign)
         for waiver in waivers:
@@ -105,6 +105,11 @@ def judge(
                 check = _waived(check, waiver, measurement, foreign, today)
         checks.append(check)
     return Verdict(tuple(checks))
+
+
+def unmeasured(device: DeviceProfile) -> frozenset[str]:
+    """The limits of which this device gives no evidence."""
+    return OF_MEMORY if device.on_gpu else frozenset()
 
 
 def control_error(runs: Sequence[LatencyRun], clock: Literal["cpu", "wall"]) -> float:

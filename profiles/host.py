@@ -1,7 +1,7 @@
 """Host: the machine that measured, as far as it tells about itself."""
 
 from profiles.machine import machine_facts
-from profiles.spec import Spec
+from profiles.spec import Spec, Told
 
 LIBRARIES = (
     "ai-edge-litert",
@@ -10,10 +10,14 @@ LIBRARIES = (
     "numpy",
     "onnx",
     "onnxruntime",
+    "onnxruntime-ep-nv-tensorrt-rtx-cu13",
     "onnxruntime-gpu",
     "onnxsim",
     "openvino",
     "tensorrt",
+    "tensorrt-cu12",
+    "tensorrt-cu13",
+    "tensorrt-rtx-cu13-bindings",
     "torch",
     "torch-pruning",
     "torchvision",
@@ -25,22 +29,22 @@ class HostGpu(Spec):
     """An NVIDIA GPU, as its driver tells."""
 
     ordinal: int
-    name: str
-    compute_capability: str
+    name: Told
+    compute_capability: Told
 
 
 class Host(Spec):
     """What a measurement must carry to be compared with another one."""
 
-    machine: str
+    machine: Told
     """`platform.machine()`: x86_64, aarch64, arm64 ..."""
-    model: str
+    model: Told
     """The board, as its device tree or its maker names it; empty where the system does not tell."""
-    cpu: str
+    cpu: Told
     cores: int
     gpus: tuple[HostGpu, ...] = ()
-    system: str
-    versions: dict[str, str]
+    system: Told
+    versions: dict[Told, Told]
 
 
 def this_host(libraries: tuple[str, ...]) -> Host:

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Annotated, TypeVar, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, Tag, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Tag, ValidationError
 
 from profiles.errors import ConfigError
 
@@ -18,11 +18,20 @@ MAX_FOUND = 80
 MAX_WRONG = 20
 """Wrong keys that a message tells."""
 MANY_WRONG = 1000
+MAX_TOLD = 200
 
 S = TypeVar("S", bound="Spec")
 
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 """A file right inside a folder, and nothing outside of it."""
+
+
+def _plain(text: str) -> str:
+    return "".join(c if c.isprintable() else "?" for c in text[:MAX_TOLD])
+
+
+Told = Annotated[str, AfterValidator(_plain)]
+"""What a machine says of itself: it reaches terminals and pages, so it is short and printable."""
 
 
 class Spec(BaseModel):

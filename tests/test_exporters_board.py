@@ -10,7 +10,7 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from graphs import linear
 from pydantic import BaseModel
 
 from exporters import board
+from exporters.arrays import Array
 from exporters.board import (
     Build,
     Engine,
@@ -33,6 +34,7 @@ from exporters.board import (
     write_job,
 )
 from exporters.program import MODULES, board_program, source_of
+from exporters.session import TensorSpec, first_output
 from exporters.stored import LOCK
 from profiles.host import Host
 from profiles.measurement import LatencyRun, StartRun
@@ -50,7 +52,8 @@ CRAMPED = (
 """Runs a command that can write the line in the lock file, and no array."""
 ENGINES = ("dense", "control", "shipped")
 INPUTS = np.array([[1, 2], [0, 0], [3, 1], [1, 1], [2, 2]], np.float32)
-ANSWERS = INPUTS @ np.array([[1, 3], [2, 4]], np.float32) + np.array([10, 20], np.float32)
+WEIGHT, BIAS = np.array([[1, 3], [2, 4]], np.float32), np.array([10, 20], np.float32)
+ANSWERS = INPUTS @ WEIGHT + BIAS
 RAW = linear().SerializeToString()
 NAME = hashlib.sha256(RAW).hexdigest()
 ENGINE = Engine(NAME, "ort", 1, "fp32", False, None)
@@ -273,6 +276,22 @@ def test_an_engine_of_fixed_batch_is_given_one_input_at_a_time(here: Board) -> N
     files = {**job.files, name: None}
     here.result(replace(job, files=files, engines={"engine": replace(ENGINE, name=name)}))
     np.testing.assert_allclose(np.load(here.files / f"{job.task.inputs}.out"), ANSWERS)
+
+
+def test_a_large_batch_is_given_in_parts(here: Board) -> None:
+    answers = np.tile(ANSWERS, (5, 1))
+    found: list[int] = []
+
+    class Counting:
+        inputs = (TensorSpec("x", "float32", (None, 2)),)
+
+        def run(self, feed: Mapping[str, Array]) -> list[Array]:
+            found.append(len(feed["x"]))
+            return [np.asarray(feed["x"]) @ WEIGHT + BIAS]
+
+    given = np.tile(INPUTS, (5, 1))
+    np.testing.assert_array_equal(first_output(Counting(), given), answers)
+    assert found == [8, 8, 8, 1]
 
 
 def test_a_changed_engine_is_refused(here: Board) -> None:

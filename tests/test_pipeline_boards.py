@@ -13,25 +13,29 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from boards import Board, changed, free_port, liar, obstacle, sshd
+from boards import Board, changed, free_port, liar, make_keys, obstacle, sshd
 from conftest import Project, Table
 from graphs import linear
 
 from exporters.worker import EngineFile
-from pipeline.boards import one_at_a_time, side_by_side
+from pipeline.boards import hosts_of, one_at_a_time, side_by_side
 from pipeline.measure import EnginePair, Measure, Timing, time_engines
 from pipeline.place import place_of
+from pipeline.recipe import Aim
 from pipeline.store import MANIFEST
 from pipeline.task import Task
-from profiles.device import EngineOptions, Ssh
+from profiles.device import Budget, DeviceProfile, EngineOptions, Ssh
 from profiles.errors import DeviceError, IntegrityError, StageError
 from profiles.gpu import gpu_of
+from profiles.host import Host
 
 if obstacle():
     pytest.skip(obstacle(), allow_module_level=True)
 
 from pipeline.remote import Remote
 
+DEVICE = DeviceProfile(description="any machine")
+BUDGET = Budget(macs_ratio=0.7)
 HOST = 'description = "any machine"\nportable = {portable}\n'
 BUILT = "os.path.join(files, json.loads(answer)['result']['sha256'])"
 DIFFERENT = """#!{python}
@@ -70,7 +74,7 @@ def model() -> bytes:
 
 @pytest.mark.usefixtures("once")
 def test_an_engine_fitted_to_its_processor_is_built_where_it_runs(
-    project: Project, board: Board, caplog: pytest.LogCaptureFixture
+    project: Project, board: Board, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     recipe = project.recipe(**target(board.ssh))
     passed = project.slimgate("run", recipe, "--json")
@@ -82,6 +86,9 @@ def test_an_engine_fitted_to_its_processor_is_built_where_it_runs(
     assert 0 <= found["parity_error"] < 1e-4
     again = project.slimgate("plan", recipe)
     assert again.out.count("cached") == len(again.out.splitlines()) - 1
+    stranger = {**board.ssh.model_dump(), "host_key": make_keys(tmp_path)}
+    refused = project.slimgate("plan", project.recipe(target={"ssh": stranger}))
+    refused.says(7, "host key")
     elsewhere = project.slimgate("plan", project.recipe(**target(changed(board.ssh, timeout_s=50))))
     assert elsewhere.out == again.out  # how it is reached changes no engine
 
@@ -108,8 +115,12 @@ def test_a_board_that_computes_something_else_ships_nothing(
     ssh = changed(board.ssh, python=str(python))
     outcome = project.slimgate("run", project.recipe(**target(ssh, device="own.toml")))
     assert outcome.code == 5
-    assert "own: running it there changed the network" in outcome.err
+    step = "own: running it there" if portable == "true" else "building with ort on root@"
+    assert step in outcome.err
+    assert "changed the network" in outcome.err
     assert not project.bundle.exists()
+    again = project.slimgate("plan", project.recipe(**target(board.ssh, device="own.toml")))
+    assert ("to run  build dense on own" in again.out) == (portable == "false")
 
 
 def test_a_board_that_is_not_there_is_told_before_the_work(project: Project, board: Board) -> None:
@@ -143,6 +154,60 @@ def test_an_engine_that_boards_cannot_run_is_a_mistake_of_the_recipe(
     (project.folder / "own.toml").write_text('description = "a phone"\nengine = "coreml"\n')
     outcome = project.slimgate("run", project.recipe(**target(board.ssh, device="own.toml")))
     outcome.says(2, "'coreml'", "over SSH there are only: ", "ort")
+
+
+def test_a_limit_on_memory_of_a_gpu_is_doubted_before_the_work(project: Project) -> None:
+    (project.folder / "own.toml").write_text('description = "a GPU"\nengine = "trt"\n')
+    planned = project.slimgate("plan", project.recipe(target={"device": "own.toml"}))
+    assert "own: peak_memory_mib: not measured on a GPU; it will be inconclusive" in planned.out
+
+
+def test_a_batch_that_tensorrt_engines_do_not_take_is_a_mistake_of_the_recipe(
+    project: Project,
+) -> None:
+    (project.folder / "own.toml").write_text('description = "x"\nengine = "trt"\nbatch = 9\n')
+    recipe = project.recipe(target={"device": "own.toml"}, export={"dynamic_batch": True})
+    project.slimgate("plan", recipe).says(2, "batches of 9", "8 at most")
+
+
+def test_a_board_that_was_changed_since_the_run_began_builds_nothing(
+    project: Project, board: Board, tmp_path: Path
+) -> None:
+    lie = """
+answer, _ = honest()
+found = json.loads(answer)
+if job["kind"] == "facts" and os.path.exists(os.path.join(files, "asked")):
+    found["result"]["versions"]["onnxruntime"] = "0.1"
+open(os.path.join(files, "asked"), "w").close()
+print(json.dumps(found))
+"""
+    ssh = changed(board.ssh, python=liar(tmp_path, lie))
+    outcome = project.slimgate("run", project.recipe(**target(ssh)))
+    outcome.says(4, "it was changed since the run began")
+
+
+@pytest.mark.usefixtures("once")
+def test_layers_that_cannot_be_told_apart_cost_no_verdict(
+    project: Project, board: Board, tmp_path: Path
+) -> None:
+    lie = "job['kind'] == 'layers' and sys.exit('no room for a profile')\nprint(honest()[0])"
+    ssh = changed(board.ssh, python=liar(tmp_path, lie))
+    outcome = project.slimgate("run", project.recipe(**target(ssh)))
+    assert outcome.code == 0, outcome.err
+    found = json.loads((project.bundle / "measurement.json").read_text())
+    assert found["shipped"]["layers_ms"] == {}
+
+
+@pytest.mark.usefixtures("once")
+def test_two_targets_on_one_new_board_do_not_get_in_each_others_way(
+    project: Project, tmp_path: Path
+) -> None:
+    for attempt in range(4):
+        (tmp_path / str(attempt)).mkdir()
+        with sshd(tmp_path / str(attempt)) as new:
+            aims = [Aim(f"t{n}", DEVICE, BUDGET, new.ssh) for n in range(4)]
+            hosts = hosts_of(aims)
+            assert all(isinstance(host, Host) for host in hosts.values()), hosts
 
 
 @pytest.mark.usefixtures("once")
@@ -190,14 +255,15 @@ def test_tensorrt_builds_there(board: Board) -> None:
 
 @pytest.mark.skipif(gpu_of(None) is not None, reason="there is a GPU")
 def test_an_engine_for_a_gpu_that_the_board_lacks_does_not_run_there(
-    project: Project, board: Board
+    project: Project, board: Board, caplog: pytest.LogCaptureFixture
 ) -> None:
     importlib.util.find_spec("tensorrt_rtx_bindings") or pytest.skip("TensorRT-RTX is absent")
     path = project.folder / "own.toml"
     path.write_text('description = "a GPU"\nengine = "trt"\ncompute_capability = "8.6"\n')
     outcome = project.slimgate("run", project.recipe(**target(board.ssh, device="own.toml")))
-    assert outcome.code == 6
-    assert "what measured is not the device: it has no GPU of compute capability 8.6" in outcome.out
+    assert outcome.code == 4
+    assert "it has no GPU of compute capability 8.6" in caplog.text  # before the work
+    outcome.says(4, "needs an NVIDIA GPU of compute capability 8.6")
 
 
 @pytest.mark.parametrize(

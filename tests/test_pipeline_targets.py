@@ -7,9 +7,14 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+import releases
 from conftest import Project
 
+from pipeline.against import against
+from pipeline.bundle import Release
 from pipeline.store import write_manifest
+from profiles.device import Budget
+from profiles.host import HostGpu
 
 TWO = """
 [[target]]
@@ -152,6 +157,29 @@ def test_a_bundle_that_grew_beside_the_last_one_is_refused(
     outcome = rewritten.slimgate("gate", released.bundle, "--against", smaller)
     assert outcome.code == 1
     assert "last:macs " in outcome.out
+
+
+def on_gpu(name: str) -> Release:
+    """A release for a board with a GPU of that name."""
+    gpu = HostGpu(ordinal=0, name=name, compute_capability="8.7")
+    found = releases.measurement()
+    there = found.model_copy(
+        update={"clock": "wall", "host": found.host.model_copy(update={"gpus": (gpu,)})}
+    )
+    device = releases.EDGE.model_copy(update={"compute_capability": "8.7"})
+    return releases.release(releases.judged(there, Budget(macs_ratio=0.6), device))
+
+
+def test_a_gpu_is_compared_by_what_is_measured_on_it_and_with_its_own_kind() -> None:
+    same = against(on_gpu("Orin"), on_gpu("Orin"), 0.5, 0.05)
+    assert same.status == "pass"
+    names = {check.name for check in same.targets[0].verdict.checks}
+    assert "last:latency_p50_ms" in names
+    assert "last:peak_memory_mib" not in names
+    other = against(on_gpu("Orin"), on_gpu("A2000"), 0.5, 0.05)
+    assert other.status == "inconclusive"
+    (check,) = [c for c in other.targets[0].verdict.checks if c.name == "last:latency_p50_ms"]
+    assert "measured on Cortex-A76, A2000, this one on Cortex-A76, Orin" in check.reason
 
 
 def test_a_last_bundle_without_the_device_is_told(two: Project, released: Project) -> None:

@@ -83,6 +83,23 @@ def test_a_gpu_is_the_device_s_by_its_compute_capability() -> None:
     assert orin.unlike(HOST.model_copy(update={"gpus": (other, same)})) == ""
 
 
+@pytest.mark.parametrize("engine", ["trt", "ort_cuda"])
+def test_an_engine_for_gpus_needs_one_whatever_the_profile_leaves_out(engine: str) -> None:
+    device = DeviceProfile(description="a GPU", engine=engine)
+    assert device.on_gpu
+    assert device.clock == "wall"
+    assert device.unlike(HOST) == "it has no NVIDIA GPU"
+    gpu = HostGpu(ordinal=0, name="one", compute_capability="8.7")
+    assert device.unlike(HOST.model_copy(update={"gpus": (gpu,)})) == ""
+
+
+def test_what_a_machine_tells_is_short_and_printable() -> None:
+    told = HOST.model_dump() | {"model": "\x1b[2K a\nboard" + "x" * 10**6}
+    found = Host.model_validate(told).model
+    assert found.startswith("?[2K a?boardxxx")
+    assert len(found) == 200
+
+
 def test_the_raspberry_pi_is_told_from_another_by_its_model() -> None:
     assert load_device("raspberry-pi-5", Path()).identity.unlike(HOST) == ""
     assert "Raspberry Pi 4" in load_device("raspberry-pi-4", Path()).identity.unlike(HOST)

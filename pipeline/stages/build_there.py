@@ -1,27 +1,31 @@
-"""ONNX -> the engine of one runtime, built by the device that is to run it."""
+"""ONNX -> the engine of one runtime, built by the device that is to run it and held to it there."""
 
 from pathlib import Path
 
 from pydantic import Field
 
 from exporters.base import Fitted, runtime
+from exporters.worker import EngineFile
+from pipeline.agreement import agreement
 from pipeline.artifact import BuildReport, Engine, OnnxModel
 from pipeline.stage import Stage
 from pipeline.stages.build import source_of
 from pipeline.store import write_json
 from profiles.device import EngineOptions, Ssh
-from profiles.errors import ConfigError
+from profiles.errors import ConfigError, DeviceError
 from profiles.host import Host
 from profiles.machine import versions
 
 
 class BuildThere(Stage[OnnxModel, Engine]):
-    """Prepare here, build there. The engine is held to its network when it is measured."""
+    """Prepare here, build there; verify there."""
 
     engine: str
     options: EngineOptions
     ssh: Ssh = Field(exclude=True)
-    """Where the device is: its address does not change what is built, what it is does."""
+    """Where the device is. Its address does not change what is built; which machine it is does,
+    for an engine may be code, and no machine gets another one's.
+    """
     host: Host = Field(exclude=True)
     """What the device told of itself."""
 
@@ -29,22 +33,35 @@ class BuildThere(Stage[OnnxModel, Engine]):
         gpus = ", ".join(f"{gpu.name} {gpu.compute_capability}" for gpu in self.host.gpus)
         there = {f"there {name}": version for name, version in self.host.versions.items()}
         here = versions(("onnx", "onnxruntime"))
-        return {**here, **there, "model": self.host.model, "cpu": self.host.cpu, "gpus": gpus}
+        return {
+            **here,
+            **there,
+            "model": self.host.model,
+            "cpu": self.host.cpu,
+            "gpus": gpus,
+            "host_key": self.ssh.host_key,
+        }
 
     def run(self, source: OnnxModel, out: Path, scratch: Path) -> None:
-        exporter = self._exporter()
-        prepared = exporter.prepared(source_of(source))
         from pipeline.remote import reached  # needs the extra that talks to boards
 
+        exporter = self._exporter()
+        prepared = exporter.prepared(source_of(source))
+        path = out / f"engine{exporter.suffix}"
+        file = EngineFile(runtime=self.engine, options=self.options, path=str(path))
         with reached(self.ssh) as device:
+            if device.host() != self.host:
+                raise DeviceError(f"{device.name}: it was changed since the run began; run again")
             built = device.built(self.engine, self.options, prepared.model)
-        (out / f"engine{exporter.suffix}").write_bytes(built.content)
+            path.write_bytes(built.content)
+            step = f"building with {self.engine} on {device.name}"
+            parity, elsewhere = agreement(step, device, file, source)
         report = BuildReport(
             engine=self.engine,
             precision=self.options.precision,
-            parity=None,
-            elsewhere=None,
-            unverified="it was built on the device, and never run",
+            parity=parity,
+            elsewhere=elsewhere,
+            unverified="",
             facts=built.facts.model_copy(update={"remarks": prepared.remarks}),
         )
         write_json(out / "build.json", report)
