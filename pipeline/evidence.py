@@ -20,7 +20,6 @@ from pipeline.measure import (
 from pipeline.place import Place
 from pipeline.recipe import Aim
 from pipeline.task import Task
-from profiles.errors import DeviceError
 from profiles.measurement import EngineEvidence, LatencyRun, Measurement
 
 log = logging.getLogger("slimgate")
@@ -111,14 +110,5 @@ def _evidence(
         scores=scores.values if scores else (),
         samples_sha256=scores.samples_sha256 if scores else "",
         starts=start_engine(place, held.file, batch, settings) if scores and timed else (),
-        layers_ms=_layers_ms(place, held.file, batch) if scores and timed else {},
+        layers_ms=dict(place.layers_ms(held.file, batch)) if scores and timed else {},
     )
-
-
-def _layers_ms(place: Place, file: EngineFile, batch: int) -> dict[str, float]:
-    """The times of the layers, which no limit is on; none where that fails."""
-    try:
-        return dict(place.layers_ms(file, batch))
-    except DeviceError as error:
-        log.warning("  the times of its layers are not known: %s", error)
-        return {}

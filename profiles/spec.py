@@ -18,7 +18,7 @@ MAX_FOUND = 80
 MAX_WRONG = 20
 """Wrong keys that a message tells."""
 MANY_WRONG = 1000
-MAX_TOLD = 200
+MAX_TOLD = 500
 
 S = TypeVar("S", bound="Spec")
 

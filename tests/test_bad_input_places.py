@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from conftest import Outcome, Project
 
-import pipeline.flow
+import pipeline.boards
 from pipeline.bundle import read_measurement
 from pipeline.store import manifest_fault
 
@@ -43,7 +43,7 @@ def without(project: Project, *files: str) -> None:
 def measured(released: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
     """A finished project whose next run takes the measurement of the last one."""
     found = read_measurement(released.bundle / "measurement.json")
-    monkeypatch.setattr(pipeline.flow, "measure", lambda *_: found)
+    monkeypatch.setattr(pipeline.boards, "measure", lambda *_: found)
     return released
 
 
