@@ -7,7 +7,6 @@ from pipeline.bundle import Judged, Release
 from profiles.device import Budget
 from profiles.errors import ConfigError
 from profiles.gate import Check, Verdict, judge, unmeasured
-from profiles.host import Host
 
 FIGURES = (
     "macs",
@@ -75,11 +74,8 @@ def _compared(target: Judged, last: Judged, tolerance: float, top1_drop: float) 
 def _incomparable(name: str, figure: float, target: Judged, last: Judged) -> str:
     if not math.isfinite(figure):
         return "the last release has no such figure"
-    before, now = (_machine(one.measurement.host) for one in (last, target))
+    before, now = (one.measurement.host.processors() for one in (last, target))
     if name in TIMES and before != now:
-        return f"the last release was measured on {before}, this one on {now}"
+        were, are = ", ".join(before), ", ".join(now)
+        return f"the last release was measured on {were}, this one on {are}"
     return ""
-
-
-def _machine(host: Host) -> str:
-    return ", ".join([host.cpu, *(gpu.name for gpu in host.gpus)])

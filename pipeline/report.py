@@ -149,7 +149,8 @@ def _target_page(target: Judged) -> str:
                 ("check", "measured [bounds]", "limit", "status", "reason"), check_lines(target)
             ),
             _table(("figure", "dense", "shipped", "ratio"), comparison(target)),
-            f"Measured on {_cell(host.cpu)} ({host.machine}, {_cell(host.system)}), "
+            f"Measured on {_cell(', '.join(host.processors()))} "
+            f"({host.machine}, {_cell(host.system)}), "
             f"{measurement.threads} thread(s), {len(measurement.latency)} processes, "
             f"{len(measurement.shipped.scores)} validation samples. Peak memory is what loading "
             f"and running adds to a process that has only imported the runtime{method}.",

@@ -46,6 +46,10 @@ class Host(Spec):
     system: Told
     versions: dict[Told, Told]
 
+    def processors(self) -> tuple[str, ...]:
+        """The names of all that computes."""
+        return (self.cpu, *(gpu.name for gpu in self.gpus))
+
 
 def this_host(libraries: tuple[str, ...]) -> Host:
     """This machine, with the versions of `libraries`."""
