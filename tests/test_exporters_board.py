@@ -2,11 +2,9 @@
 
 import ast
 import hashlib
-import io
 import json
 import os
 import shutil
-import stat
 import subprocess
 import sys
 import time
@@ -17,6 +15,20 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from board_jobs import (
+    ANSWERS,
+    BIAS,
+    ENGINE,
+    INPUTS,
+    NAME,
+    WEIGHT,
+    Board,
+    build_job,
+    latency_job,
+    outputs_job,
+    start_job,
+    wait_for,
+)
 from graphs import linear
 from pydantic import BaseModel
 
@@ -24,13 +36,10 @@ from exporters import board
 from exporters.arrays import Array
 from exporters.board import (
     Build,
-    Engine,
     Facts,
     Job,
-    Latency,
     Layers,
     Outputs,
-    Start,
     write_job,
 )
 from exporters.program import MODULES, board_program, source_of
@@ -44,102 +53,11 @@ BARE = (
     "import sys, runpy; sys.path += {folders!r}; runpy.run_path({program!r}, run_name='__main__')"
 )
 """Runs the program where no package is installed but those of `folders`."""
-CRAMPED = (
-    "import os, resource, sys\n"
-    "resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))\n"
-    "os.execv(sys.argv[1], sys.argv[1:])"
-)
-"""Runs a command that can write the line in the lock file, and no array."""
-ENGINES = ("dense", "control", "shipped")
-INPUTS = np.array([[1, 2], [0, 0], [3, 1], [1, 1], [2, 2]], np.float32)
-WEIGHT, BIAS = np.array([[1, 3], [2, 4]], np.float32), np.array([10, 20], np.float32)
-ANSWERS = INPUTS @ WEIGHT + BIAS
-RAW = linear().SerializeToString()
-NAME = hashlib.sha256(RAW).hexdigest()
-ENGINE = Engine(NAME, "ort", 1, "fp32", False, None)
-
-
-class Board:
-    """A home with our program and a stored engine in it."""
-
-    def __init__(self, home: Path) -> None:
-        self.home = home
-        self.files = home / ".slimgate"
-        self.files.mkdir(mode=0o700)
-        self.program = home / "program"
-        self.program.write_bytes(board_program())
-        (self.files / NAME).write_bytes(RAW)
-
-    def command(self, *python: str) -> list[str]:
-        return [*(python or (sys.executable, "-I")), str(self.program)]
-
-    def start(self, job: Job | str, *command: str) -> "subprocess.Popen[str]":
-        process = subprocess.Popen(
-            command or self.command(),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={"HOME": str(self.home), "SSH_CONNECTION": "192.0.2.7 1 192.0.2.8 22"},
-        )
-        assert process.stdin
-        process.stdin.write(job if isinstance(job, str) else write_job(job))
-        process.stdin.flush()
-        return process
-
-    def ask(self, job: Job | str, *command: str) -> tuple[int, str, str]:
-        """Exit code, stdout and stderr."""
-        with self.start(job, *command) as process:
-            assert process.stdout
-            assert process.stderr
-            out, err = process.stdout.read(), process.stderr.read()
-        return process.returncode, out, err
-
-    def result(self, job: Job, *command: str) -> str:
-        code, out, err = self.ask(job, *command)
-        assert (code, err) == (0, "")
-        answer = json.loads(out)
-        assert set(answer) == {"nonce", "result"}
-        assert answer["nonce"] == job.nonce
-        return json.dumps(answer["result"])
-
-    def refuses(self, job: Job | str, code: int, *words: str) -> None:
-        found, out, err = self.ask(job)
-        assert (found, out) == (code, ""), err
-        (line,) = err.splitlines()
-        assert all(word in line for word in words), line
-
-    def names(self) -> set[str]:
-        return {path.name for path in self.files.iterdir()}
 
 
 @pytest.fixture
 def here(tmp_path: Path) -> Board:
     return Board(tmp_path)
-
-
-def start_job(wait_s: float = 1) -> Job:
-    return Job("n1", 60, wait_s, {NAME: None}, {"engine": ENGINE}, Start(1))
-
-
-def latency_job(seconds: float = 0.02) -> Job:
-    task = Latency(1, seconds, 12, None, 0)
-    return Job("n2", 60, 1, {NAME: None}, dict.fromkeys(ENGINES, ENGINE), task)
-
-
-def outputs_job(here: Board, batch: int = 2) -> Job:
-    """With the inputs just written."""
-    file = io.BytesIO()
-    np.save(file, INPUTS)
-    name = hashlib.sha256(file.getvalue()).hexdigest() + ".0"
-    (here.files / f"{name}.part").write_bytes(file.getvalue())
-    files = {NAME: None, name: f"{name}.part"}
-    return Job("n3", 60, 1, files, {"engine": ENGINE}, Outputs(name, batch))
-
-
-def build_job() -> Job:
-    """Of the stored engine, which is a model too."""
-    return replace(start_job(), task=Build(NAME), engines={"engine": replace(ENGINE, name="")})
 
 
 def interpreters() -> Iterator[str]:
@@ -294,52 +212,6 @@ def test_a_large_batch_is_given_in_parts(here: Board) -> None:
     assert found == [8, 8, 8, 1]
 
 
-def test_a_changed_engine_is_refused(here: Board) -> None:
-    (here.files / NAME).write_bytes(RAW[:-1] + b"?")
-    here.refuses(start_job(), 7, NAME, "somebody changed it")
-
-
-def test_an_engine_changed_while_it_is_measured_is_refused(here: Board) -> None:
-    with here.start(latency_job(1.0)) as process:
-        wait_for(here.files / LOCK)
-        time.sleep(0.5)
-        (here.files / NAME).write_bytes(RAW[:-1] + b"?")
-        assert process.stdout
-        assert process.stderr
-        assert process.stdout.read() == ""
-        assert "while it was used" in process.stderr.read()
-    assert process.returncode == 7
-
-
-def test_a_file_that_arrives_whole_gets_its_name(here: Board) -> None:
-    (here.files / NAME).rename(here.files / "fresh.part")
-    here.result(replace(start_job(), files={NAME: "fresh.part"}))
-    assert here.names() == {LOCK, NAME}
-
-
-def test_a_file_that_arrives_damaged_is_taken_away(here: Board) -> None:
-    (here.files / NAME).unlink()
-    (here.files / "fresh.part").write_bytes(RAW[:-1])
-    here.refuses(replace(start_job(), files={NAME: "fresh.part"}), 7, "arrived damaged")
-    assert here.names() == {LOCK}
-
-
-def test_a_file_that_is_gone_is_a_fault_of_the_device(here: Board) -> None:
-    (here.files / NAME).unlink()
-    here.refuses(start_job(), 4, NAME, "not there")
-    shutil.rmtree(here.files)
-    here.refuses(start_job(), 4, "not there")
-
-
-def test_a_folder_that_others_may_write_to_is_refused(here: Board) -> None:
-    here.files.chmod(0o777)
-    here.refuses(start_job(), 7, "others may write")
-    here.files.chmod(0o700)
-    away = here.files.rename(here.home / "elsewhere")
-    here.files.symlink_to(away)
-    here.refuses(start_job(), 7, "others may write")
-
-
 def test_an_engine_for_something_else_is_one_line(here: Board) -> None:
     model = linear()
     model.graph.node[0].op_type = "NoSuchOp"
@@ -396,53 +268,3 @@ def test_it_dies_when_its_time_is_up(here: Board) -> None:
         began = time.perf_counter()
         assert process.wait(10) < 0
         assert time.perf_counter() - began < 4
-
-
-def test_one_measures_at_a_time_and_the_next_learns_who_it_is(here: Board) -> None:
-    with here.start(latency_job(60.0)) as first:
-        wait_for(here.files / LOCK, content=True)
-        began = time.perf_counter()
-        here.refuses(start_job(wait_s=0.5), 4, f"in use by process {first.pid} for 192.0.2.7")
-        assert 0.5 < time.perf_counter() - began < 5
-        first.kill()
-    here.result(start_job())
-
-
-def test_a_lease_that_was_taken_away_spoils_the_measurement(here: Board) -> None:
-    with here.start(latency_job(1.0)) as process:
-        wait_for(here.files / LOCK, content=True)
-        (here.files / LOCK).unlink()
-        (here.files / LOCK).touch()
-        assert process.stderr
-        assert "lease was taken away" in process.stderr.read()
-    assert process.returncode == 4
-
-
-def test_what_no_job_asks_for_is_swept_after_a_week(here: Board) -> None:
-    ages = {"old": 8, "young": 6, "from-the-future": -8, LOCK: 30, NAME: 30}
-    for name, days in ages.items():
-        path = here.files / name
-        path.touch()
-        when = time.time() - days * 24 * 3600
-        os.utime(path, (when, when))
-    here.result(start_job())
-    assert here.names() == {"young", LOCK, NAME}
-
-
-def test_outputs_that_cannot_be_written_leave_nothing(here: Board) -> None:
-    code, out, err = here.ask(outputs_job(here), sys.executable, "-c", CRAMPED, *here.command())
-    assert (code, out) == (4, "")
-    assert "OSError" in err
-    assert not {name for name in here.names() if name.endswith(("out", "out.part"))}
-
-
-def test_the_lock_is_for_its_owner_alone(here: Board) -> None:
-    here.result(start_job())
-    assert stat.S_IMODE((here.files / LOCK).stat().st_mode) == 0o600
-
-
-def wait_for(path: Path, content: bool = False) -> None:
-    end = time.monotonic() + 30
-    while not (path.exists() and (path.stat().st_size > 0 or not content)):
-        assert time.monotonic() < end
-        time.sleep(0.02)
