@@ -1,5 +1,7 @@
 """Measure a bundle's engines again, with nothing but their runtime."""
 
+import logging
+import math
 from pathlib import Path
 
 from pipeline.bundle import Judged, Release, judge_bundle, judged
@@ -14,9 +16,12 @@ from pipeline.measure import (
 from pipeline.place import place_of
 from profiles.errors import StageError
 
+log = logging.getLogger("slimgate")
+
 
 def remeasure(bundle: Path, settings: Measure) -> Release:
-    """Times and memory measured anew; the scores stay, bound to the engine by its digest.
+    """Times and memory measured anew; scores and parity stay, bound to the engine by its digest,
+    where machine and runtime are those that gave them, and are missing elsewhere.
 
     The engines are run only after the bundle was found to be as its manifest says.
     """
@@ -41,11 +46,19 @@ def _again(bundle: Path, target: Judged, settings: Measure) -> Judged:
         starts = start_engine(place, pair.shipped, device.batch, settings)
         runs = time_engines(place, pair, timing_of(device, terms.budget, settings))
         host = place.host()
+    outputs: dict[str, object] = {}
+    if not host.computes_as(old.host):
+        log.warning(
+            "%s: another machine or runtime than the one that gave its scores; slimgate run "
+            "gives them anew",
+            terms.device_name,
+        )
+        outputs = {"scores": (), "samples_sha256": "", "parity_error": math.nan}
     measurement = old.model_copy(
         update={
             "host": host,
-            "dense": old.dense.model_copy(update={"starts": dense_starts}),
-            "shipped": old.shipped.model_copy(update={"starts": starts}),
+            "dense": old.dense.model_copy(update={**outputs, "starts": dense_starts}),
+            "shipped": old.shipped.model_copy(update={**outputs, "starts": starts}),
             "latency": runs,
         }
     )

@@ -3,25 +3,20 @@
 from profiles.machine import machine_facts
 from profiles.spec import Spec, Told
 
-LIBRARIES = (
+RUNTIMES = (
     "ai-edge-litert",
     "executorch",
     "ncnn",
-    "numpy",
-    "onnx",
     "onnxruntime",
     "onnxruntime-ep-nv-tensorrt-rtx-cu13",
     "onnxruntime-gpu",
-    "onnxsim",
     "openvino",
     "tensorrt",
     "tensorrt-cu12",
     "tensorrt-cu13",
     "tensorrt-rtx-cu13-bindings",
-    "torch",
-    "torch-pruning",
-    "torchvision",
 )
+LIBRARIES = (*RUNTIMES, "numpy", "onnx", "onnxsim", "torch", "torch-pruning", "torchvision")
 """Whose versions a measurement carries, where they are installed."""
 
 
@@ -49,6 +44,15 @@ class Host(Spec):
     def processors(self) -> tuple[str, ...]:
         """The names of all that computes."""
         return (self.cpu, *(gpu.name for gpu in self.gpus))
+
+    def computes_as(self, other: "Host") -> bool:
+        """Whether an engine's outputs on one are evidence for the other."""
+        both = set(RUNTIMES) & set(self.versions) & set(other.versions)
+        return (
+            self.machine == other.machine
+            and self.processors() == other.processors()
+            and all(self.versions[name] == other.versions[name] for name in both)
+        )
 
 
 def this_host(libraries: tuple[str, ...]) -> Host:

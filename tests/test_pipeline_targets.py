@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -12,6 +13,7 @@ from conftest import Project
 
 from pipeline.against import against
 from pipeline.bundle import Release
+from pipeline.measure import Measure
 from pipeline.store import write_manifest
 from profiles.device import Budget
 from profiles.host import HostGpu
@@ -157,6 +159,28 @@ def test_a_bundle_that_grew_beside_the_last_one_is_refused(
     outcome = rewritten.slimgate("gate", released.bundle, "--against", smaller)
     assert outcome.code == 1
     assert "last:macs " in outcome.out
+
+
+@pytest.mark.parametrize("changed", ["cpu", "onnxruntime", "torch"])
+def test_scores_of_another_machine_or_runtime_are_no_evidence_when_times_are_measured_anew(
+    released: Project, monkeypatch: pytest.MonkeyPatch, changed: str
+) -> None:
+    path = released.bundle / "measurement.json"
+    evidence = json.loads(path.read_text())
+    host = evidence["host"]
+    place = host if changed == "cpu" else host["versions"]
+    place[changed] = "another"
+    path.write_text(json.dumps(evidence))
+    (released.bundle / "MANIFEST.json").unlink()
+    write_manifest(released.bundle, 0.0)
+    monkeypatch.setattr("pipeline.measure.SESSIONS", 1)
+    monkeypatch.setattr("pipeline.measure.Measure", partial(Measure, processes=5, seconds=0.02))
+    outcome = released.slimgate("measure", released.bundle, "--json")
+    (one,) = json.loads(outcome.out)["targets"]
+    status = {check["name"]: check["status"] for check in one["checks"]}
+    assert status["macs_ratio"] == "pass"
+    assert status["top1_drop"] == ("pass" if changed == "torch" else "inconclusive")
+    assert outcome.code == (0 if changed == "torch" else 6)
 
 
 def on_gpu(name: str) -> Release:
