@@ -12,11 +12,11 @@ from typing import Self
 
 from pydantic import PositiveFloat, PositiveInt, model_validator
 
-from exporters.base import runtime
-from exporters.session import Session, call_on_noise
-from profiles import fresh
+from exporters.board.session import Session, call_on_noise
+from exporters.exporter import runtime
 from profiles.device import EngineOptions
 from profiles.errors import SlimgateError
+from profiles.machine import fresh
 from profiles.spec import Spec
 
 
@@ -69,7 +69,7 @@ class Job(Spec):
 
 
 def latency(job: LatencyJob) -> dict[str, object]:
-    """As `profiles.fresh.time_engines`."""
+    """As `profiles.machine.fresh.time_engines`."""
     loads = {name: partial(_loaded, engine, job.batch) for name, engine in job.engines.items()}
     return fresh.time_engines(
         loads, job.seconds, job.least_samples, job.seed, job.frame_interval_ms
@@ -77,7 +77,7 @@ def latency(job: LatencyJob) -> dict[str, object]:
 
 
 def start(job: StartJob) -> dict[str, object]:
-    """As `profiles.fresh.start_engine`."""
+    """As `profiles.machine.fresh.start_engine`."""
     runtime(job.engine.runtime, job.engine.options)  # imports the library
     return fresh.start_engine(partial(_loaded, job.engine, job.batch))
 

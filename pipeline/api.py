@@ -7,18 +7,18 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor, nn
 
-from pipeline.allocation import Limits
-from pipeline.allocators import Allocator
-from pipeline.allocators import reconstruction as by_reconstruction
-from pipeline.artifact import RecoveryReport
-from pipeline.calibration import Calibration, calibration_from
-from pipeline.criteria import Criterion, reconstruction
-from pipeline.plan import PruningPlan, apply_plan
-from pipeline.pruning import Widths, choose, needs_of, statistics, subject_of, verify
-from pipeline.recoveries import Recovery
-from pipeline.recoveries.least_squares import LeastSquares
-from pipeline.repair import repair
-from pipeline.stats import Loss
+from pipeline.network.calibration import Calibration, calibration_from
+from pipeline.network.plan import PruningPlan, apply_plan
+from pipeline.prune.allocators import Allocator
+from pipeline.prune.allocators import reconstruction as by_reconstruction
+from pipeline.prune.channel_counts import Limits
+from pipeline.prune.choose import Widths, choose, needs_of, statistics, subject_of, verify
+from pipeline.prune.criteria import Criterion, reconstruction
+from pipeline.repair.chain import repair
+from pipeline.repair.recoveries import Recovery
+from pipeline.repair.recoveries.least_squares import LeastSquares
+from pipeline.scoring.collect import Loss
+from pipeline.store.reports import RecoveryReport
 from pipeline.task import cross_entropy
 
 __all__ = ["Slim", "Widths", "apply_plan", "prune"]

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline import cli_devices
+from pipeline.commands import devices
 from profiles.errors import ConfigError, SlimgateError
 
 if TYPE_CHECKING:
-    from pipeline.artifact import Checkpoint
-    from pipeline.bundle import Release
     from pipeline.flow import Flow
-    from pipeline.store import Runner, Store
+    from pipeline.release.bundle import Release
+    from pipeline.store.artifacts import Checkpoint
+    from pipeline.store.store import Runner, Store
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -32,7 +32,7 @@ app = typer.Typer(
     "6 inconclusive evidence, 7 integrity or security refusal, 130 SIGINT, 143 SIGTERM.",
 )
 
-app.add_typer(cli_devices.app, name="devices")
+app.add_typer(devices.app, name="devices")
 
 RecipePath = Annotated[Path, typer.Argument(help="The recipe, a .toml file.")]
 BundlePath = Annotated[Path, typer.Argument(help="A bundle's folder.")]
@@ -63,7 +63,7 @@ def demo(
     out: OutDir = Path("slimgate-demo"), cache: CacheDir = None, as_json: Json = False
 ) -> None:
     """Train a small network on real digits, then run the whole flow on it."""
-    from pipeline.demo import write_demo
+    from pipeline.commands.demo import write_demo
 
     store = _store(cache)
     recipe = write_demo(out, store)
@@ -84,7 +84,7 @@ def run(
 @app.command()
 def plan(recipe: RecipePath, cache: CacheDir = None, as_json: Json = False) -> None:
     """Show what a run would do, and what is in the store already."""
-    from pipeline.store import Plan
+    from pipeline.store.store import Plan
 
     planned = Plan(_store(cache))
     flow = _flow(recipe, planned, ask=True)
@@ -159,17 +159,17 @@ def measure(
     as_json: Json = False,
 ) -> None:
     """Measure a bundle's engines again where they belong, and judge. Needs no torch."""
-    from pipeline.measure import Measure
+    from pipeline.measure.sessions import Measure
 
     if self_test:
-        from pipeline import selftest
+        from pipeline.commands import self_test as selftest
 
         found = selftest.self_test(Measure())
         _print(selftest.self_test_json(found) if as_json else selftest.text(found))
         raise typer.Exit(0 if found.usable else 6)
     if bundle is None:
         raise ConfigError("measure what? give a bundle's folder, or --self-test")
-    from pipeline.remeasure import remeasure
+    from pipeline.release.remeasure import remeasure
 
     _verdict(remeasure(bundle, Measure()), bundle, as_json, None)
 
@@ -196,10 +196,10 @@ def gate(
     """Judge a bundle anew from its raw samples. Needs no torch and no runtime."""
     from datetime import UTC, datetime
 
-    from pipeline.against import against
-    from pipeline.bundle import judge_bundle
-    from pipeline.junit import junit as junit_xml
-    from pipeline.report import summary
+    from pipeline.release.bundle import judge_bundle
+    from pipeline.release.regression import against
+    from pipeline.report.junit import junit as junit_xml
+    from pipeline.report.text import summary
     from profiles.waiver import read_waivers
 
     waivers = read_waivers(waiver) if waiver else ()
@@ -218,16 +218,21 @@ def list_() -> None:
     from profiles.device import device_names
     from profiles.plugins import plugin_names
 
-    for kind in ("pipeline.criteria", "pipeline.allocators", "pipeline.recoveries"):
-        _print(f"{kind.partition('.')[2] + ':':12} {', '.join(plugin_names(kind))}")
-    _print(f"{'engines:':12} {', '.join(plugin_names('exporters.engines'))}")
+    kinds = {
+        "criteria": "pipeline.prune.criteria",
+        "allocators": "pipeline.prune.allocators",
+        "recoveries": "pipeline.repair.recoveries",
+        "engines": "exporters.engines",
+    }
+    for kind, package in kinds.items():
+        _print(f"{kind + ':':12} {', '.join(plugin_names(package))}")
     _print(f"{'devices:':12} {', '.join(device_names())}")
 
 
 @app.command()
 def doctor(as_json: Json = False) -> None:
     """Show what is installed and really runs on this machine."""
-    from pipeline.doctor import examine
+    from pipeline.commands.doctor import examine
 
     findings = examine()
     if as_json:
@@ -250,7 +255,7 @@ def init(
     """Write a commented recipe to start from."""
     from importlib import resources
 
-    text = (resources.files("pipeline") / "example" / "template.toml").read_text()
+    text = (resources.files("pipeline.commands") / "example" / "template.toml").read_text()
     try:
         with path.open("x") as file:
             file.write(text)
@@ -282,7 +287,7 @@ def _stop(number: int, _: FrameType | None) -> None:
 
 
 def _store(cache: Path | None) -> "Store":
-    from pipeline.store import Store, default_root
+    from pipeline.store.store import Store, default_root
 
     return Store(cache or default_root())
 
@@ -291,8 +296,8 @@ def _flow(path: Path, runner: "Runner", ask: bool = False) -> "Flow":
     """The flow of the recipe; where engines are to be built or measured, with `ask`."""
     from dataclasses import replace
 
-    from pipeline.boards import hosts_of
     from pipeline.flow import load_flow
+    from pipeline.measure.all_targets import hosts_of
     from pipeline.recipe import read_recipe
 
     flow = load_flow(*read_recipe(path), path.parent, runner)
@@ -301,7 +306,7 @@ def _flow(path: Path, runner: "Runner", ask: bool = False) -> "Flow":
 
 def _release(recipe: Path, out: Path | None, store: "Store", as_json: bool) -> None:
     from pipeline.flow import release
-    from pipeline.store import MANIFEST
+    from pipeline.store.manifest import MANIFEST
 
     flow = _flow(recipe, store, ask=True)
     out = out or recipe.with_suffix(".bundle")
@@ -312,7 +317,7 @@ def _release(recipe: Path, out: Path | None, store: "Store", as_json: bool) -> N
 
 
 def _compare(recipe: Path, names: str, out: Path, cache: Path | None, as_json: bool) -> None:
-    from pipeline.compare import compare, comparison_json, engines_named, table
+    from pipeline.commands.compare_engines import compare, comparison_json, engines_named, table
 
     asked = engines_named(names)
     rows = list(compare(_flow(recipe, _store(cache)), asked))
@@ -336,8 +341,8 @@ def _write_text(path: Path, text: str) -> None:
 
 def _verdict(found: "Release", bundle: Path, as_json: bool, store: "Store | None") -> None:
     """Print the verdict and leave with its exit code."""
-    from pipeline.bundle import verdict_json
-    from pipeline.report import text
+    from pipeline.release.bundle import verdict_json
+    from pipeline.report.text import text
     from profiles.gate import EXIT_CODES
 
     if as_json:
@@ -371,7 +376,7 @@ def _copy(files: dict[str, Path], out: Path) -> None:
 
 
 def _write(files: dict[str, Path], out: Path) -> None:
-    from pipeline.store import disk_faults
+    from pipeline.store.manifest import disk_faults
 
     fresh = {name: out / f".{name}.new" for name in files}
     with disk_faults(out):

@@ -7,18 +7,19 @@ import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from exporters.base import Fitted, runtime
-from pipeline.artifact import Checked, Checkpoint, Engine, OnnxModel, Pruned, Recovered
-from pipeline.boards import Hosts, measured
-from pipeline.bundle import Release, Terms, judged, write_bundle
-from pipeline.evidence import Candidate
-from pipeline.page import page
-from pipeline.recipe import Aim, Recipe
-from pipeline.report import markdown
-from pipeline.stage import Stage
+from exporters.exporter import Fitted, runtime
+from pipeline.measure.all_targets import Hosts, measured
+from pipeline.measure.evidence import Candidate
+from pipeline.measure.resolved_target import Aim
+from pipeline.recipe import Recipe
+from pipeline.release.bundle import Release, Terms, judged, write_bundle
+from pipeline.report.html import page
+from pipeline.report.text import markdown
 from pipeline.stages.build import Build
 from pipeline.stages.build_there import BuildThere
-from pipeline.store import Runner, Store
+from pipeline.store.artifacts import Checked, Checkpoint, Engine, OnnxModel, Pruned, Recovered
+from pipeline.store.stage import Stage
+from pipeline.store.store import Runner, Store
 from profiles.errors import DeviceError
 from profiles.gate import unmeasured
 from profiles.host import Host

@@ -1,25 +1,53 @@
 """Recipe: everything a run needs to be told. Its fields are stages."""
 
 import math
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import (
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
 
-from exporters.session import LARGEST_BATCH
-from pipeline.measure import Measure
-from pipeline.schedule import Schedule
+from exporters.board.session import LARGEST_BATCH
+from pipeline.measure.resolved_target import Aim
+from pipeline.measure.sessions import Measure
 from pipeline.stages.check import Check
 from pipeline.stages.export import Export
 from pipeline.stages.finetune import FineTune
 from pipeline.stages.prune import Prune
 from pipeline.stages.recover import Recover
 from pipeline.task import TaskSpec
-from profiles.device import Budget, DeviceProfile, Ssh, load_device
+from profiles.budget import Budget
+from profiles.device import Ssh, load_device
 from profiles.errors import ConfigError
 from profiles.plugins import plugin_names
 from profiles.spec import FileName, Spec, read_spec
+
+
+class Schedule(Spec):
+    """The gradual schedule of Zhu and Gupta (arXiv 1710.01878) on the part of the MACs kept.
+
+    One step prunes at once. Many steps with `power` 1 and a short training after each prune a
+    little, train a little.
+    """
+
+    steps: PositiveInt = 1
+    power: PositiveFloat = 3.0
+    """1 removes as much in every step; 3 removes most in the first ones."""
+    epochs: NonNegativeInt = 0
+    """Epochs of training between two steps, with the settings of `finetune`."""
+
+    def targets(self, final_ratio: float) -> tuple[float, ...]:
+        """The part of the dense MACs that is left after each step; `final_ratio` at the end."""
+        return tuple(
+            final_ratio + (1 - final_ratio) * (1 - step / self.steps) ** self.power
+            for step in range(1, self.steps + 1)
+        )
 
 
 class Target(Spec):
@@ -37,16 +65,6 @@ class Target(Spec):
     def called(self) -> str:
         """Its name."""
         return self.name or Path(self.device).stem
-
-
-@dataclass(frozen=True)
-class Aim:
-    """A target with nothing left open."""
-
-    name: str
-    device: DeviceProfile
-    budget: Budget
-    ssh: Ssh | None
 
 
 class Recipe(Spec):
@@ -157,7 +175,7 @@ def _aim(target: Target, recipe: Recipe, base: Path) -> Aim:
             f"target.device: {target.device} has the engine {device.engine!r}, "
             f"which is none of: {', '.join(engines)}"
         )
-    boards = plugin_names("exporters.sessions")
+    boards = plugin_names("exporters.board.sessions")
     if target.ssh and device.engine not in boards:
         raise ConfigError(
             f"target.device: {target.device} has the engine {device.engine!r}, and over SSH "

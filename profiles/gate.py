@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from datetime import date
 from typing import Literal
 
-from profiles.device import Budget, DeviceProfile
+from profiles.budget import Budget
+from profiles.device import DeviceProfile
 from profiles.measurement import (
     MIB,
     CallTimes,

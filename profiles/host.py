@@ -1,6 +1,6 @@
 """Host: the machine that measured, as far as it tells about itself."""
 
-from profiles.machine import machine_facts
+from profiles.machine.facts import machine_facts
 from profiles.spec import Spec, Told
 
 RUNTIMES = (

@@ -7,8 +7,8 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import ConfigDict, Field
 
-from profiles.conditions import Conditions
 from profiles.host import Host
+from profiles.machine.conditions import Conditions
 from profiles.spec import Spec
 from profiles.statistics import Interval, exact, median_bounds, paired_drop, quantile_bounds
 

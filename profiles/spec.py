@@ -22,6 +22,8 @@ MAX_TOLD = 500
 
 S = TypeVar("S", bound="Spec")
 
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+"""More than none, less than all."""
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 """A file right inside a folder, and nothing outside of it."""
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from profiles.device import Budget
+from profiles.budget import Budget
 from profiles.errors import ConfigError
 from profiles.spec import Spec, read_spec
 

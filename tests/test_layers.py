@@ -13,12 +13,12 @@ ABOVE = {"profiles": {"exporters", "pipeline", "torch"}, "exporters": {"pipeline
 RUNS_WITHOUT_TORCH = {
     "profiles.gate",
     "profiles.measurement",
-    "pipeline.bundle",
+    "pipeline.release.bundle",
     "pipeline.cli",
-    "pipeline.page",
-    "pipeline.remote",
-    "pipeline.place",
-    "exporters.board",
+    "pipeline.report.html",
+    "pipeline.measure.board",
+    "pipeline.measure.places",
+    "exporters.board.main",
     "exporters.worker",
     "exporters.engines.ort",
 }

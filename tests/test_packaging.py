@@ -9,7 +9,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from conftest import Project
+from project import Project
 
 ROOT = Path(__file__).parents[1]
 
@@ -75,9 +75,9 @@ def test_the_wheel_holds_the_packages_their_data_and_nothing_else(wheel: Path) -
     }
     for data in (
         "profiles/devices/host.toml",
-        "pipeline/example/template.toml",
-        "pipeline/page.html.j2",
-        "pipeline/page.css",
+        "pipeline/commands/example/template.toml",
+        "pipeline/report/html.j2",
+        "pipeline/report/html.css",
     ):
         assert data in names
 

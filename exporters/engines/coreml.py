@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from exporters.arrays import Array
-from exporters.base import BuildFacts, Exporter, Source
-from exporters.foreign import quiet
-from exporters.packed import pack, unpack
-from exporters.session import TensorSpec
+from exporters.board.archive import pack, unpack
+from exporters.board.library_calls import quiet
+from exporters.board.session import TensorSpec
+from exporters.exporter import BuildFacts, Exporter, Source
 from profiles.device import Precision
 from profiles.errors import DeviceError, MissingExtra, StageError
-from profiles.machine import versions
+from profiles.machine.facts import versions
 
 if TYPE_CHECKING:
     import torch

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from exporters.arrays import Array
-from exporters.base import BuildFacts, Exporter, Source
-from exporters.foreign import faults, quiet
-from exporters.session import TensorSpec
+from exporters.board.library_calls import faults, quiet
+from exporters.board.session import TensorSpec
+from exporters.exporter import BuildFacts, Exporter, Source
 from profiles.errors import DeviceError, MissingExtra, StageError
-from profiles.machine import versions
+from profiles.machine.facts import versions
 
 try:
     import torch

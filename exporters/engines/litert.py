@@ -3,13 +3,13 @@
 from pathlib import Path
 from typing import ClassVar
 
-from exporters.base import BuildFacts, Exporter, Source
-from exporters.foreign import faults, quiet
+from exporters.board.library_calls import faults, quiet
+from exporters.exporter import BuildFacts, Exporter, Source
 from profiles.errors import DeviceError, MissingExtra, StageError
-from profiles.machine import versions
+from profiles.machine.facts import versions
 
 try:
-    from exporters.sessions.litert import LiteRtSession, open_engine
+    from exporters.board.sessions.litert import LiteRtSession, open_engine
 except ImportError as error:
     raise MissingExtra("ai-edge-litert", "litert") from error
 

@@ -8,15 +8,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import ClassVar
 
-from exporters.base import BuildFacts, Exporter, Source
-from exporters.foreign import faults
-from exporters.packed import pack
+from exporters.board.archive import pack
+from exporters.board.library_calls import faults
+from exporters.exporter import BuildFacts, Exporter, Source
 from profiles.device import Precision
 from profiles.errors import DeviceError, MissingExtra, StageError
-from profiles.machine import versions
+from profiles.machine.facts import versions
 
 try:
-    from exporters.sessions.ncnn import (
+    from exporters.board.sessions.ncnn import (
         GRAPH,
         SHAPES,
         WEIGHTS,
@@ -42,8 +42,8 @@ class Ncnn(Exporter):
             raise MissingExtra("pnnx", "ncnn") from error
         if self.precision == "fp16":
             # These need onnx, which running does not. What could overflow is refused.
-            from exporters.fp16 import to_fp16
-            from exporters.opener import open_onnx
+            from exporters.graph.fp16 import to_fp16
+            from exporters.graph.open import open_onnx
             from exporters.parity import feeds_of
 
             to_fp16(open_onnx(source.model), feeds_of(source.calibration, False))

@@ -4,15 +4,15 @@ import tempfile
 from pathlib import Path
 from typing import ClassVar
 
-from exporters.base import BuildFacts, Exporter, Source
-from exporters.foreign import faults
-from exporters.packed import pack
+from exporters.board.archive import pack
+from exporters.board.library_calls import faults
+from exporters.exporter import BuildFacts, Exporter, Source
 from profiles.device import Precision
 from profiles.errors import DeviceError, MissingExtra, StageError
-from profiles.machine import versions
+from profiles.machine.facts import versions
 
 try:
-    from exporters.sessions.openvino import (
+    from exporters.board.sessions.openvino import (
         GRAPH,
         WEIGHTS,
         OpenVinoSession,
@@ -32,8 +32,8 @@ class OpenVino(Exporter):
 
     def build(self, source: Source, engine: Path) -> BuildFacts:
         # These need onnx, which running does not.
-        from exporters.int8 import Style
-        from exporters.precision import at_precision
+        from exporters.graph.int8 import Style
+        from exporters.graph.precision import at_precision
 
         style = Style(unsigned_activations=True, quantised_bias=False)
         model, remarks = at_precision(source, self.precision, style)

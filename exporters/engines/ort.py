@@ -2,29 +2,21 @@
 unless it is to be portable.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar
 
-from exporters.arrays import Array, FloatArray
-from exporters.base import BuildFacts, Fitted, Prepared, Source, call_one
-from exporters.foreign import faults
-from exporters.parity import Network
+from exporters.board.library_calls import faults
+from exporters.exporter import BuildFacts, Fitted, Prepared, Source
 from profiles.device import Precision
 from profiles.errors import DeviceError, MissingExtra, StageError
-from profiles.machine import cpu_name, versions
+from profiles.machine.facts import cpu_name, versions
 
 try:
-    import onnxruntime
-
-    from exporters.sessions.ort import (
-        PROVIDER,
-        Level,
+    from exporters.board.sessions.ort import (
         OrtSession,
         build_engine,
         layer_times_ms,
         open_engine,
-        options_of,
     )
 except ImportError as error:
     raise MissingExtra("onnxruntime", "ort") from error
@@ -40,8 +32,8 @@ class Ort(Fitted):
 
     def prepared(self, source: Source) -> Prepared:
         # These need onnx, which running does not.
-        from exporters.int8 import Style
-        from exporters.precision import at_precision
+        from exporters.graph.int8 import Style
+        from exporters.graph.precision import at_precision
 
         style = Style(unsigned_activations=True, quantised_bias=True)
         model, remarks = at_precision(source, self.precision, style)
@@ -50,7 +42,7 @@ class Ort(Fitted):
         return Prepared(model.SerializeToString(), remarks)
 
     def build(self, source: Source, engine: Path) -> BuildFacts:
-        from exporters.canonical import canonical
+        from exporters.graph.canonical import canonical
 
         given = self.prepared(source)
         with faults(StageError, f"ONNX Runtime cannot build {source.model.name}"):
@@ -69,31 +61,3 @@ class Ort(Fitted):
     def environment(self) -> dict[str, str]:
         found = versions(("onnxruntime",))
         return found if self.portable else {**found, "cpu": cpu_name()}
-
-
-def plain_network(model: bytes) -> Network:
-    """The reference for parity: a serialised model, run with every optimisation off."""
-    session = OrtSession(_plain(model))
-
-    def network(batch: FloatArray) -> FloatArray:
-        return call_one(session, batch)
-
-    return network
-
-
-def plain_outputs(model: bytes) -> Callable[[FloatArray], dict[str, Array]]:
-    """The same, with every output by its name."""
-    session = _plain(model)
-    name = session.get_inputs()[0].name
-    names = [output.name for output in session.get_outputs()]
-
-    def network(batch: FloatArray) -> dict[str, Array]:
-        return dict(zip(names, session.run(None, {name: batch}), strict=True))
-
-    return network
-
-
-def _plain(model: bytes) -> onnxruntime.InferenceSession:
-    with faults(StageError, "ONNX Runtime cannot load the model"):
-        options = options_of(1, Level.ORT_DISABLE_ALL)
-        return onnxruntime.InferenceSession(model, options, providers=[PROVIDER])

@@ -7,12 +7,12 @@ from typing import ClassVar
 
 import onnxruntime
 
-from exporters.base import BuildFacts, Exporter, Source
-from exporters.foreign import faults
-from exporters.sessions.ort import OrtSession
+from exporters.board.library_calls import faults
+from exporters.board.sessions.ort import OrtSession
+from exporters.exporter import BuildFacts, Exporter, Source
 from profiles.device import Precision
 from profiles.errors import DeviceError
-from profiles.machine import versions
+from profiles.machine.facts import versions
 
 PROVIDER = "CUDAExecutionProvider"
 
@@ -25,8 +25,8 @@ class OrtCuda(Exporter):
 
     def build(self, source: Source, engine: Path) -> BuildFacts:
         # These need onnx, which running does not.
-        from exporters.int8 import Style
-        from exporters.precision import at_precision
+        from exporters.graph.int8 import Style
+        from exporters.graph.precision import at_precision
 
         style = Style(unsigned_activations=False, quantised_bias=False)
         model, remarks = at_precision(source, self.precision, style)

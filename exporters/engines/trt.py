@@ -3,15 +3,15 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from exporters.base import BuildFacts, Fitted, Prepared, Source
-from exporters.foreign import faults
-from profiles import gpu
+from exporters.board.library_calls import faults
+from exporters.exporter import BuildFacts, Fitted, Prepared, Source
 from profiles.device import Precision
 from profiles.errors import DeviceError, StageError
-from profiles.machine import versions
+from profiles.machine import gpu
+from profiles.machine.facts import versions
 
 if TYPE_CHECKING:
-    from exporters.sessions.trt import TrtSession
+    from exporters.board.sessions.trt import TrtSession
 
 
 class Trt(Fitted):
@@ -25,15 +25,15 @@ class Trt(Fitted):
 
     def prepared(self, source: Source) -> Prepared:
         # These need onnx, which running does not.
-        from exporters.int8 import Style
-        from exporters.precision import at_precision
+        from exporters.graph.int8 import Style
+        from exporters.graph.precision import at_precision
 
         style = Style(unsigned_activations=False, quantised_bias=False)
         model, remarks = at_precision(source, self.precision, style)
         return Prepared(model.SerializeToString(), remarks)
 
     def build(self, source: Source, engine: Path) -> BuildFacts:
-        from exporters.sessions.trt import build_engine
+        from exporters.board.sessions.trt import build_engine
 
         given = self.prepared(source)
         with faults(StageError, f"TensorRT cannot build {source.model.name}"):
@@ -41,13 +41,13 @@ class Trt(Fitted):
         return BuildFacts(**facts, remarks=given.remarks)
 
     def open(self, engine: Path) -> "TrtSession":
-        from exporters.sessions.trt import open_engine
+        from exporters.board.sessions.trt import open_engine
 
         with faults(DeviceError, f"cannot open {engine.name}"):
             return open_engine(str(engine), self)
 
     def environment(self) -> dict[str, str]:
-        from exporters.sessions.trt import version
+        from exporters.board.sessions.trt import version
 
         # With or without a GPU: an engine that could not run was not verified.
         here = ", ".join(f"{one.name} {one.compute_capability}" for one in gpu.gpus())

@@ -3,14 +3,16 @@
 import logging
 from pathlib import Path
 
-from exporters.base import Exporter, Source, runtime
+from exporters.exporter import Exporter, Source, runtime
 from exporters.worker import EngineFile
-from pipeline.agreement import agreement
-from pipeline.artifact import BuildReport, Engine, OnnxModel
-from pipeline.data import FloatArray, balanced_indices, batches
-from pipeline.place import Here
-from pipeline.stage import Stage
-from pipeline.store import write_json
+from pipeline.data.arrays import FloatArray
+from pipeline.data.batches import balanced_indices, batches
+from pipeline.measure.agreement import agreement
+from pipeline.measure.places import Here
+from pipeline.store.artifacts import Engine, OnnxModel
+from pipeline.store.manifest import write_json
+from pipeline.store.reports import BuildReport
+from pipeline.store.stage import Stage
 from pipeline.task import Task
 from profiles.device import EngineOptions
 

@@ -4,17 +4,18 @@ from pathlib import Path
 
 from pydantic import Field
 
-from exporters.base import Fitted, runtime
+from exporters.exporter import Fitted, runtime
 from exporters.worker import EngineFile
-from pipeline.agreement import agreement
-from pipeline.artifact import BuildReport, Engine, OnnxModel
-from pipeline.stage import Stage
+from pipeline.measure.agreement import agreement
 from pipeline.stages.build import source_of
-from pipeline.store import write_json
+from pipeline.store.artifacts import Engine, OnnxModel
+from pipeline.store.manifest import write_json
+from pipeline.store.reports import BuildReport
+from pipeline.store.stage import Stage
 from profiles.device import EngineOptions, Ssh
 from profiles.errors import ConfigError, DeviceError
 from profiles.host import Host
-from profiles.machine import versions
+from profiles.machine.facts import versions
 
 
 class BuildThere(Stage[OnnxModel, Engine]):
@@ -43,7 +44,7 @@ class BuildThere(Stage[OnnxModel, Engine]):
         }
 
     def run(self, source: OnnxModel, out: Path, scratch: Path) -> None:
-        from pipeline.remote import reached  # needs the extra that talks to boards
+        from pipeline.measure.board import reached  # needs the extra that talks to boards
 
         exporter = self._exporter()
         prepared = exporter.prepared(source_of(source))

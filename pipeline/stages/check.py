@@ -1,32 +1,27 @@
 """Baselines that a pruned network ought to beat. They change no model."""
 
 import logging
-from collections.abc import Mapping
 from math import isfinite
 from pathlib import Path
 from typing import Annotated, ClassVar
 
-import numpy as np
-import torch
 from pydantic import AfterValidator, NonNegativeInt, PositiveInt
 from scipy.stats import kendalltau
 from torch import nn
 
-from pipeline.allocation import Limits, candidates_of, counts_for
-from pipeline.allocators.uniform import Uniform
-from pipeline.artifact import Baseline, Checked, CheckReport, Pruned
-from pipeline.auto import Course, course_of
-from pipeline.calibration import calibration_of
-from pipeline.data import batches
-from pipeline.evaluate import compute_device, outputs_of
-from pipeline.groups import make_plan
-from pipeline.plan import PruningPlan, apply_plan, compose
-from pipeline.pruning import Subject, subject_of
-from pipeline.stage import Stage
+from pipeline.network.calibration import calibration_of
+from pipeline.network.plan import PruningPlan, apply_plan
+from pipeline.network.run import compute_device
+from pipeline.prune.baselines import _even, _random, _renew, _tried, validation_score
+from pipeline.prune.choose import subject_of
+from pipeline.prune.trials import course_of
 from pipeline.stages.finetune import FineTune
-from pipeline.store import write_json
+from pipeline.store.artifacts import Checked, Pruned
+from pipeline.store.manifest import write_json
+from pipeline.store.reports import Baseline, CheckReport
+from pipeline.store.stage import Stage
 from pipeline.task import Task
-from pipeline.training import train
+from pipeline.train.loop import train
 from profiles.errors import ConfigError
 from profiles.spec import read_spec
 
@@ -107,51 +102,3 @@ class Check(Stage[Pruned, Checked]):
         alone = self.finetune.model_copy(update={"distill": 0.0})
         train(network, None, task, alone, saved)
         return validation_score(network, task)
-
-
-def validation_score(network: nn.Module, task: Task) -> float:
-    """The mean of the task's metric over the validation samples."""
-    network.eval()
-    device = next(network.parameters()).device
-    scores = []
-    for inputs, targets in batches(task.validation, range(len(task.validation)), 256):
-        with torch.no_grad():
-            outputs = outputs_of(network, torch.from_numpy(inputs).to(device))
-        scores.append(np.asarray(task.metric(outputs.cpu().numpy(), targets)))
-    return float(np.concatenate(scores).mean())
-
-
-def _tried(name: str, course: Course, plan: PruningPlan) -> Baseline:
-    _, distance = course.run(plan)
-    return Baseline(name=name, distance=distance if isfinite(distance) else None, score=None)
-
-
-def _random(
-    subject: Subject, counts: Mapping[str, int], skipped: tuple[str, ...], seed: int
-) -> PruningPlan:
-    """As many units of each group as `counts` says, at random; the same blocks skipped."""
-    generator = np.random.default_rng(seed)
-    units = {
-        group.name: np.sort(generator.permutation(group.size)[: counts.get(group.name, group.size)])
-        for group in subject.found.groups
-    }
-    plan = make_plan(subject.network, subject.found.groups, units)
-    return compose(plan, PruningPlan(layers={}, skipped=skipped))
-
-
-def _even(subject: Subject, macs: int) -> PruningPlan:
-    """The same part of every group, the first units, with at most `macs` MACs."""
-    groups = subject.found.groups
-    scores = {group.name: -np.arange(group.size, dtype=np.float64) for group in groups}
-    candidates = candidates_of(subject.network, groups, subject.model, scores, {})
-    counts = counts_for(Uniform(), candidates, subject.model, Limits(macs=macs), 1, 1)
-    return make_plan(subject.network, groups, {n: np.arange(k) for n, k in counts.items()})
-
-
-def _renew(network: nn.Module, seed: int) -> None:
-    """Draw new weights for every layer that knows how to."""
-    torch.manual_seed(seed)
-    for module in network.modules():
-        reset = getattr(module, "reset_parameters", None)
-        if callable(reset):
-            reset()

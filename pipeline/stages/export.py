@@ -10,23 +10,20 @@ import onnx
 import torch
 from pydantic import Field
 
-from exporters.macs import count, layer_costs
+from exporters.graph.macs import count, layer_costs
+from exporters.graph.simplify import simplify
+from exporters.graph.to_onnx import to_onnx
 from exporters.parity import feeds_of
-from exporters.simplify import simplify
-from exporters.to_onnx import to_onnx
-from pipeline.artifact import Checkpoint, ExportReport, OnnxModel
-from pipeline.data import FloatArray, balanced_indices, batches
-from pipeline.evaluate import outputs_of
-from pipeline.stage import Stage
-from pipeline.store import write_json
-from pipeline.task import Task
-from profiles.machine import versions
+from pipeline.data.arrays import FloatArray
+from pipeline.measure.feeds import parity_inputs
+from pipeline.network.run import outputs_of
+from pipeline.store.artifacts import Checkpoint, OnnxModel
+from pipeline.store.manifest import write_json
+from pipeline.store.reports import ExportReport
+from pipeline.store.stage import Stage
+from profiles.machine.facts import versions
 
 log = logging.getLogger("slimgate")
-
-REAL_INPUTS = 32
-RANDOM_INPUTS = 32
-EDGE_INPUTS = 8
 
 
 class Export(Stage[Checkpoint, OnnxModel]):
@@ -91,30 +88,3 @@ def _npy(array: FloatArray) -> bytes:
     buffer = io.BytesIO()
     np.save(buffer, array)
     return buffer.getvalue()
-
-
-def images_and_others(inputs: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """The real ones of `parity_inputs`, and the random and edge ones."""
-    real = len(inputs) - RANDOM_INPUTS - EDGE_INPUTS
-    return inputs[:real], inputs[real:]
-
-
-def parity_inputs(task: Task) -> FloatArray:
-    """Real, random and edge inputs [n, ...] on which every later form must agree."""
-    real, _ = next(batches(task.train, balanced_indices(task.train, REAL_INPUTS, 0), REAL_INPUTS))
-    generator = np.random.default_rng(0)
-    shape = real.shape[1:]
-    random = generator.standard_normal((RANDOM_INPUTS, *shape), np.float32)
-    return np.concatenate([real, random, _edges(shape, real.min(), real.max())])
-
-
-def _edges(shape: tuple[int, ...], least: float, most: float) -> FloatArray:
-    """[EDGE_INPUTS, *shape]: constants, single values, one channel, a ramp, a chequered field."""
-    middle, corner, channel = (np.zeros(shape) for _ in range(3))
-    middle.flat[middle.size // 2] = most
-    corner.flat[-1] = least
-    channel[0] = most
-    ramp = np.linspace(least, most, middle.size).reshape(shape)
-    chequers = np.where(np.indices(shape).sum(0) % 2, least, most)
-    constants = [np.zeros(shape), np.full(shape, least), np.full(shape, most)]
-    return np.stack([*constants, middle, corner, channel, ramp, chequers]).astype(np.float32)

@@ -3,12 +3,13 @@
 from pathlib import Path
 from typing import ClassVar
 
-from pipeline.artifact import Checkpoint
-from pipeline.evaluate import compute_device
-from pipeline.stage import Stage
-from pipeline.store import write_json
-from pipeline.training import Epoch, Settings, best_of, train
-from pipeline.weights import write_weights
+from pipeline.network.run import compute_device
+from pipeline.network.weights import write_weights
+from pipeline.store.artifacts import Checkpoint
+from pipeline.store.manifest import write_json
+from pipeline.store.stage import Stage
+from pipeline.train.loop import Epoch, best_of, train
+from pipeline.train.settings import Settings
 from profiles.spec import Spec
 
 

@@ -9,24 +9,17 @@ import numpy as np
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import nn
 
-from pipeline.allocation import Limits
-from pipeline.allocators import Allocator
-from pipeline.allocators import reconstruction as by_reconstruction
-from pipeline.allocators.uniform import Uniform
-from pipeline.artifact import Checkpoint, GroupReport, Pruned, PruneReport
-from pipeline.auto import Picked, course_of, pick
-from pipeline.blocks import block_scores
-from pipeline.calibration import Calibration, calibration_of
-from pipeline.criteria import Criterion, reconstruction
-from pipeline.criteria.magnitude import Magnitude
-from pipeline.criteria.pro import Pro
-from pipeline.criteria.taylor import Taylor
-from pipeline.evaluate import compute_device, outputs_of
-from pipeline.groups import Groups, find_groups
-from pipeline.macs_model import macs_model
-from pipeline.options import AUTO, choice, name_of
-from pipeline.plan import PruningPlan, apply_plan, compose
-from pipeline.pruning import (
+from pipeline.network.calibration import Calibration, calibration_of
+from pipeline.network.costs import macs_model
+from pipeline.network.groups import Groups, find_groups
+from pipeline.network.plan import PruningPlan, apply_plan, compose
+from pipeline.network.run import compute_device, outputs_of
+from pipeline.network.weights import write_weights
+from pipeline.prune.allocators import Allocator
+from pipeline.prune.allocators import reconstruction as by_reconstruction
+from pipeline.prune.allocators.uniform import Uniform
+from pipeline.prune.channel_counts import Limits
+from pipeline.prune.choose import (
     SCORED_AT_A_TIME,
     Subject,
     Widths,
@@ -36,12 +29,19 @@ from pipeline.pruning import (
     subject_of,
     verify,
 )
-from pipeline.stage import Stage
-from pipeline.store import write_json
-from pipeline.weights import write_weights
-from profiles.device import Fraction
+from pipeline.prune.criteria import Criterion, reconstruction
+from pipeline.prune.criteria.magnitude import Magnitude
+from pipeline.prune.criteria.pro import Pro
+from pipeline.prune.criteria.taylor import Taylor
+from pipeline.prune.trials import Picked, course_of, pick
+from pipeline.scoring.residual_blocks import block_scores
+from pipeline.store.artifacts import Checkpoint, Pruned
+from pipeline.store.manifest import write_json
+from pipeline.store.reports import GroupReport, PruneReport
+from pipeline.store.stage import Stage
 from profiles.errors import ConfigError, StageError
-from profiles.spec import read_spec
+from profiles.plugins import AUTO, choice, name_of
+from profiles.spec import Fraction, read_spec
 
 log = logging.getLogger("slimgate")
 
@@ -56,11 +56,11 @@ class Prune(Stage[Checkpoint, Pruned]):
     VERSION: ClassVar[int] = 2
 
     criterion: Annotated[
-        Criterion | Literal["auto"], *choice("pipeline.criteria", Criterion, auto=True)
+        Criterion | Literal["auto"], *choice("pipeline.prune.criteria", Criterion, auto=True)
     ] = AUTO
     """`auto` tries several and keeps the one whose repaired network is nearest to the dense one."""
     allocator: Annotated[
-        Allocator | Literal["auto"], *choice("pipeline.allocators", Allocator, auto=True)
+        Allocator | Literal["auto"], *choice("pipeline.prune.allocators", Allocator, auto=True)
     ] = AUTO
     blocks: NonNegativeInt = 0
     """Residual blocks to remove whole before any channel: those that change their input least."""

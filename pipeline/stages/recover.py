@@ -6,18 +6,19 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from pipeline.artifact import Checkpoint, Recovered, RepairReport
-from pipeline.calibration import calibration_of
-from pipeline.evaluate import compute_device
-from pipeline.options import choice
-from pipeline.plan import PruningPlan
-from pipeline.recoveries import Recovery
-from pipeline.recoveries.least_squares import LeastSquares
-from pipeline.repair import repair
-from pipeline.stage import Stage
-from pipeline.store import write_json
-from pipeline.weights import write_weights
+from pipeline.network.calibration import calibration_of
+from pipeline.network.plan import PruningPlan
+from pipeline.network.run import compute_device
+from pipeline.network.weights import write_weights
+from pipeline.repair.chain import repair
+from pipeline.repair.recoveries import Recovery
+from pipeline.repair.recoveries.least_squares import LeastSquares
+from pipeline.store.artifacts import Checkpoint, Recovered
+from pipeline.store.manifest import write_json
+from pipeline.store.reports import RepairReport
+from pipeline.store.stage import Stage
 from profiles.errors import ConfigError
+from profiles.plugins import choice
 from profiles.spec import read_spec
 
 log = logging.getLogger("slimgate")
@@ -32,7 +33,7 @@ class Recover(Stage[Checkpoint, Recovered]):
     LIBRARIES: ClassVar[tuple[str, ...]] = ("torch", "numpy")
     VERSION: ClassVar[int] = 2
 
-    chain: tuple[Annotated[Recovery, *choice("pipeline.recoveries", Recovery)], ...] = Field(
+    chain: tuple[Annotated[Recovery, *choice("pipeline.repair.recoveries", Recovery)], ...] = Field(
         default=(LeastSquares(),), min_length=1
     )
     samples: PositiveInt = 1000

@@ -31,15 +31,15 @@ from real import told
 from shapes import load, pruned
 
 from exporters.arrays import FloatArray
-from exporters.base import Source, call_one, runtime
-from exporters.engines.ort import plain_network
+from exporters.exporter import Source, call_one, runtime
+from exporters.graph.reference import plain_network
+from exporters.graph.simplify import simplify
+from exporters.graph.to_onnx import to_onnx
 from exporters.parity import TOLERANCES, Parity, compare, feeds_of
-from exporters.simplify import simplify
-from exporters.to_onnx import to_onnx
 from exporters.worker import EngineFile
-from pipeline.pruning import Widths
+from pipeline.prune.choose import Widths
 from profiles.device import EngineOptions, Precision
-from profiles.machine import versions
+from profiles.machine.facts import versions
 
 NETWORKS = ("mobilenet_v2", "resnet18")
 ENGINES: tuple[tuple[str, Precision], ...] = (
@@ -67,7 +67,7 @@ OPSET = 20
 RUNNER = """
 import sys
 import numpy as np
-from exporters.base import call_one
+from exporters.exporter import call_one
 from exporters.worker import EngineFile
 session = EngineFile.model_validate_json(sys.stdin.read()).opened()
 inputs = np.load(sys.argv[1])

@@ -38,17 +38,17 @@ from shapes import PEER, prune_by_peer
 from torch import Tensor, nn
 
 from exporters.arrays import FloatArray
-from exporters.base import Source, call_one
 from exporters.engines.ort import Ort
+from exporters.exporter import Source, call_one
+from exporters.graph.simplify import simplify
+from exporters.graph.to_onnx import METHODS, Method, export_by, to_onnx, torch_network
 from exporters.parity import compare, feeds_of, require
-from exporters.simplify import simplify
-from exporters.to_onnx import METHODS, Method, export_by, to_onnx, torch_network
-from pipeline.allocation import Limits
-from pipeline.allocators.uniform import Uniform
-from pipeline.criteria.magnitude import Magnitude
-from pipeline.plan import BATCH_NORMS, PRUNABLE, apply_plan
-from pipeline.pruning import Widths, choose, subject_of, verify
-from pipeline.stats import collect
+from pipeline.network.plan import BATCH_NORMS, PRUNABLE, apply_plan
+from pipeline.prune.allocators.uniform import Uniform
+from pipeline.prune.channel_counts import Limits
+from pipeline.prune.choose import Widths, choose, subject_of, verify
+from pipeline.prune.criteria.magnitude import Magnitude
+from pipeline.scoring.collect import collect
 from pipeline.task import cross_entropy
 from profiles.errors import StageError
 

@@ -30,18 +30,19 @@ from common import Row, parse_options, report
 from torch import nn
 
 from exporters.arrays import FloatArray
-from exporters.base import Source, call_one
-from exporters.engines.ort import Ort, plain_network
+from exporters.engines.ort import Ort
+from exporters.exporter import Source, call_one
+from exporters.graph.reference import plain_network
+from exporters.graph.simplify import simplify
+from exporters.graph.to_onnx import METHODS, export_by
 from exporters.parity import Parity, compare, feeds_of, hold
-from exporters.simplify import simplify
-from exporters.to_onnx import METHODS, export_by
-from pipeline.data import Targets
-from pipeline.stages.export import RANDOM_INPUTS, REAL_INPUTS
+from pipeline.data.arrays import Targets
+from pipeline.measure.feeds import RANDOM_INPUTS, REAL_INPUTS
 from pipeline.task import cross_entropy
 from profiles.device import Precision
 from profiles.errors import StageError
 
-sys.path.append(str(Path(__file__).parents[1]))
+sys.path.append(str(Path(__file__).parents[1] / "helpers"))
 
 from networks import NETWORKS, Residual
 from seeded import DEFECTS

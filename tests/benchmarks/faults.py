@@ -36,7 +36,7 @@ from faulty import (
     writing,
 )
 
-from exporters.program import board_program
+from exporters.board_program import board_program
 
 JOBS = ("facts", "outputs", "start", "layers", "latency")
 """In the order in which a run asks for them."""

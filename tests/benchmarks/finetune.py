@@ -12,11 +12,11 @@ pruned and not trained, and one after EPOCHS. The most important come first:
 - dense, EPOCHS: what the training does to a network that lost nothing
 - peer torch-pruning at 0.5: its importance "taylor", over all layers together; nothing repaired
 
-All are trained by `pipeline.training.train` with the same SETTINGS, taught by the dense network.
+All are trained by `pipeline.train.loop.train` with the same SETTINGS, taught by the dense network.
 Of the training images a twentieth chooses the epoch that is kept; no test image chooses anything.
 Only the dense network keeps its last epoch: nothing is nearer to it than itself, untrained.
-`macs_ratio` is counted by `pipeline.macs_model` for all; `top1` is that of all 5,000 test images,
-and `spread` holds its standard error. `seconds` is what a row took beyond the row above it,
+`macs_ratio` is counted by `pipeline.network.costs` for all; `top1` is that of all 5,000 test
+images, and `spread` holds its standard error. `seconds` is what a row took beyond the row above it,
 testing included. A run takes about 40 minutes on two cores and logs each row as it comes. With
 `--cache` a training goes on after the last whole epoch of a run that was killed; `seconds` are
 then those of the rest.
@@ -35,12 +35,13 @@ from real import Real, load, prepare, told
 from torch import Tensor, nn
 
 from pipeline.api import prune
-from pipeline.digest import file_digest, value_digest
-from pipeline.macs_model import macs_model
-from pipeline.recoveries import Recovery
-from pipeline.recoveries.least_squares import LeastSquares
-from pipeline.training import Settings, train
-from pipeline.weights import load_weights, read_weights, write_weights
+from pipeline.data.digest import file_digest, value_digest
+from pipeline.network.costs import macs_model
+from pipeline.network.weights import load_weights, read_weights, write_weights
+from pipeline.repair.recoveries import Recovery
+from pipeline.repair.recoveries.least_squares import LeastSquares
+from pipeline.train.loop import train
+from pipeline.train.settings import Settings
 
 NETWORK = "resnet56"
 MACS_RATIOS = (0.5, 0.3)

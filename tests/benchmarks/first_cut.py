@@ -29,24 +29,24 @@ from common import (
     standard_error,
 )
 
-from pipeline.allocators.uniform import Uniform
-from pipeline.artifact import Engine
-from pipeline.criteria import Criterion
-from pipeline.criteria.magnitude import Magnitude
-from pipeline.criteria.pro import Pro
-from pipeline.criteria.random import Random
-from pipeline.criteria.taylor import Taylor
 from pipeline.flow import Flow, load_flow
-from pipeline.measure import EnginePair, engine_file, score_engine, time_engines, timing_of
-from pipeline.place import Here
+from pipeline.measure.places import Here
+from pipeline.measure.sessions import EnginePair, engine_file, score_engine, time_engines, timing_of
+from pipeline.prune.allocators.uniform import Uniform
+from pipeline.prune.criteria import Criterion
+from pipeline.prune.criteria.magnitude import Magnitude
+from pipeline.prune.criteria.pro import Pro
+from pipeline.prune.criteria.random import Random
+from pipeline.prune.criteria.taylor import Taylor
 from pipeline.recipe import Recipe, Target, aims_of
-from pipeline.recoveries.bn_recalibrate import BnRecalibrate
+from pipeline.repair.recoveries.bn_recalibrate import BnRecalibrate
 from pipeline.stages.finetune import FineTune
 from pipeline.stages.prune import Prune
 from pipeline.stages.recover import Recover
-from pipeline.store import Store
+from pipeline.store.artifacts import Engine
+from pipeline.store.store import Store
 from pipeline.task import ConfiguredTask
-from profiles.device import Budget
+from profiles.budget import Budget
 from profiles.statistics import paired_drop
 
 NETWORK = "resnet56"

@@ -21,11 +21,11 @@ import numpy as np
 import numpy.typing as npt
 from common import Row, parse_options, report, standard_error
 
-sys.path.append(str(Path(__file__).parents[1]))
+sys.path.append(str(Path(__file__).parents[1] / "helpers"))
 
 from evidence import LOOSE, Case, look, measurement
 
-from pipeline.measure import Measure
+from pipeline.measure.sessions import Measure
 from profiles.measurement import CallTimes, LatencyRun
 
 NOISES = (0.005, 0.02, 0.05)

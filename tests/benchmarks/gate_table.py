@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from common import Row, parse_options, report
 
-sys.path.append(str(Path(__file__).parents[1]))
+sys.path.append(str(Path(__file__).parents[1] / "helpers"))
 
 from evidence import COUNTS, METRICS, TIMES, Case, loose, run, weighed
 from spoiled import ALL, FIELDS, GOOD

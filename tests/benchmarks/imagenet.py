@@ -24,19 +24,19 @@ from common import Row, parse_options, report, standard_error
 from peers import PEER, SCOPES, pruned_by_peer, recovered
 from real import IMAGENET, Prepared, load, prepare, told
 
-from pipeline.allocators import Allocator
-from pipeline.allocators import reconstruction as by_reconstruction
-from pipeline.allocators.uniform import Uniform
-from pipeline.criteria import Criterion
-from pipeline.criteria.magnitude import Magnitude
-from pipeline.criteria.reconstruction import Reconstruction
-from pipeline.options import name_of
-from pipeline.plan import BATCH_NORMS
-from pipeline.pruning import needs_of
-from pipeline.recoveries import Recovery
-from pipeline.recoveries.bn_recalibrate import BnRecalibrate
-from pipeline.recoveries.least_squares import LeastSquares
+from pipeline.network.plan import BATCH_NORMS
+from pipeline.prune.allocators import Allocator
+from pipeline.prune.allocators import reconstruction as by_reconstruction
+from pipeline.prune.allocators.uniform import Uniform
+from pipeline.prune.choose import needs_of
+from pipeline.prune.criteria import Criterion
+from pipeline.prune.criteria.magnitude import Magnitude
+from pipeline.prune.criteria.reconstruction import Reconstruction
+from pipeline.repair.recoveries import Recovery
+from pipeline.repair.recoveries.bn_recalibrate import BnRecalibrate
+from pipeline.repair.recoveries.least_squares import LeastSquares
 from profiles.errors import StageError
+from profiles.plugins import name_of
 
 NETWORKS = IMAGENET
 MACS_RATIOS = (0.9, 0.7, 0.5)

@@ -19,9 +19,9 @@ from pathlib import Path
 import numpy as np
 from common import Row, parse_options, report
 
-from pipeline.digest import file_digest
-from pipeline.example import network as example
-from pipeline.weights import write_weights
+from pipeline.commands.example import network as example
+from pipeline.data.digest import file_digest
+from pipeline.network.weights import write_weights
 
 KILLS = 20
 RECIPE = """
@@ -59,7 +59,7 @@ def prepare(folder: Path) -> Path:
     names = {"train_x": pixels[:500], "val_x": pixels[500:]}
     targets = {"train_y": labels[order[:500]], "val_y": labels[order[500:]]}
     np.savez(folder / "digits.npz", **names, **targets)
-    source = resources.files("pipeline") / "example" / "network.py"
+    source = resources.files("pipeline.commands") / "example" / "network.py"
     (folder / "network.py").write_bytes(source.read_bytes())
     write_weights(example.network(), folder / "dense.safetensors")
     recipe = folder / "recipe.toml"

@@ -37,8 +37,8 @@ from common import (
 )
 from PIL import Image
 
-from pipeline.bundle import read_measurement
-from pipeline.data import Bytes
+from pipeline.data.arrays import Bytes
+from pipeline.release.bundle import read_measurement
 
 NETWORK = "mobilenet_v2"
 WEIGHTS = "imagenet_mobilenet_v2.safetensors"

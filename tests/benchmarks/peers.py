@@ -13,9 +13,9 @@ import torch_pruning
 from real import Prepared, Real
 from torch import nn
 
-from pipeline.macs_model import macs_model
-from pipeline.plan import CONVOLUTIONS, PruningPlan
-from pipeline.recoveries import Recovery
+from pipeline.network.costs import macs_model
+from pipeline.network.plan import CONVOLUTIONS, PruningPlan
+from pipeline.repair.recoveries import Recovery
 from pipeline.task import cross_entropy
 
 PEER = "torch-pruning"

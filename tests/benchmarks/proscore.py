@@ -29,19 +29,20 @@ from real import Prepared, Real, load, prepare, told
 from scipy import stats
 from torch import nn
 
-from pipeline.allocators.uniform import Uniform
-from pipeline.criteria import Criterion, group_scores
-from pipeline.criteria.geometric import Geometric
-from pipeline.criteria.magnitude import Magnitude
-from pipeline.criteria.offset import Offset
-from pipeline.criteria.pro import Pro
-from pipeline.criteria.random import Random
-from pipeline.criteria.taylor import Taylor
-from pipeline.pruning import needs_of
-from pipeline.recoveries import Recovery
-from pipeline.recoveries.bn_recalibrate import BnRecalibrate
-from pipeline.recoveries.least_squares import LeastSquares
-from pipeline.training import Settings, train
+from pipeline.prune.allocators.uniform import Uniform
+from pipeline.prune.choose import needs_of
+from pipeline.prune.criteria import Criterion, group_scores
+from pipeline.prune.criteria.geometric import Geometric
+from pipeline.prune.criteria.magnitude import Magnitude
+from pipeline.prune.criteria.offset import Offset
+from pipeline.prune.criteria.pro import Pro
+from pipeline.prune.criteria.random import Random
+from pipeline.prune.criteria.taylor import Taylor
+from pipeline.repair.recoveries import Recovery
+from pipeline.repair.recoveries.bn_recalibrate import BnRecalibrate
+from pipeline.repair.recoveries.least_squares import LeastSquares
+from pipeline.train.loop import train
+from pipeline.train.settings import Settings
 
 NETWORKS = ("resnet20", "resnet56")
 REPAIRED_NETWORK = "resnet20"

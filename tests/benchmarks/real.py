@@ -15,18 +15,20 @@ import torch
 from common import Row
 from torch import Tensor, nn
 
-from pipeline.allocation import Limits
-from pipeline.allocators import Allocator
-from pipeline.calibration import Calibration, calibration_of
-from pipeline.criteria import Criterion
-from pipeline.data import ArrayImages, Bytes, IntArray, Preprocessing, Targets, batches
-from pipeline.plan import apply_plan
-from pipeline.pruning import Choice, Subject, Widths, choose, statistics, subject_of, verify
-from pipeline.recoveries import Recovery
-from pipeline.repair import repair
-from pipeline.stats import LayerStats, Need
+from pipeline.data.arrays import Bytes, IntArray, Targets
+from pipeline.data.batches import batches
+from pipeline.data.images import ArrayImages, Preprocessing
+from pipeline.network.calibration import Calibration, calibration_of
+from pipeline.network.plan import apply_plan
+from pipeline.network.weights import load_weights, read_weights
+from pipeline.prune.allocators import Allocator
+from pipeline.prune.channel_counts import Limits
+from pipeline.prune.choose import Choice, Subject, Widths, choose, statistics, subject_of, verify
+from pipeline.prune.criteria import Criterion
+from pipeline.repair.chain import repair
+from pipeline.repair.recoveries import Recovery
+from pipeline.scoring.collect import LayerStats, Need
 from pipeline.task import Task, cross_entropy
-from pipeline.weights import load_weights, read_weights
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CIFAR = ("resnet20", "resnet56")

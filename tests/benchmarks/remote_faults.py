@@ -30,11 +30,11 @@ from boards import obstacle, sshd
 from common import Row, parse_options, report
 from kill import prepare
 
-import pipeline.measure
-from pipeline.boards import hosts_of
+import pipeline.measure.sessions
 from pipeline.flow import Flow, load_flow, release
+from pipeline.measure.all_targets import hosts_of
 from pipeline.recipe import read_recipe
-from pipeline.store import Store
+from pipeline.store.store import Store
 from profiles.device import Ssh
 from profiles.errors import SlimgateError
 from profiles.gate import EXIT_CODES
@@ -160,7 +160,7 @@ def main() -> int:
     if obstacle():
         print(f"no boards here: {obstacle()}", file=sys.stderr)
         return 0
-    pipeline.measure.SESSIONS = 1  # no limit here is on time
+    pipeline.measure.sessions.SESSIONS = 1  # no limit here is on time
     signal.signal(signal.SIGALRM, stop)
     with options.folder() as folder:
         recipe = prepare(folder)

@@ -31,25 +31,24 @@ from common import Row, Spread, numbers, parse_options, report, standard_error
 from peers import IMPORTANCES, PEER, SCOPES, pruned_by_peer, recovered
 from real import Prepared, Real, load, prepare, told
 
-from pipeline.allocation import Limits
-from pipeline.allocators import Allocator
-from pipeline.allocators import reconstruction as by_reconstruction
-from pipeline.allocators.uniform import Uniform
 from pipeline.api import pruned
-from pipeline.auto import course_of, pick
-from pipeline.criteria import Criterion
-from pipeline.criteria.magnitude import Magnitude
-from pipeline.criteria.reconstruction import Reconstruction
-from pipeline.criteria.taylor import Taylor
-from pipeline.options import name_of
-from pipeline.pruning import Choice, Widths, needs_of
-from pipeline.recoveries import Recovery
-from pipeline.recoveries.bn_recalibrate import BnRecalibrate
-from pipeline.recoveries.least_squares import LeastSquares
+from pipeline.prune.allocators import Allocator
+from pipeline.prune.allocators import reconstruction as by_reconstruction
+from pipeline.prune.allocators.uniform import Uniform
+from pipeline.prune.channel_counts import Limits
+from pipeline.prune.choose import Choice, Widths, needs_of
+from pipeline.prune.criteria import Criterion
+from pipeline.prune.criteria.magnitude import Magnitude
+from pipeline.prune.criteria.reconstruction import Reconstruction
+from pipeline.prune.criteria.taylor import Taylor
+from pipeline.prune.trials import course_of, pick
+from pipeline.repair.recoveries import Recovery
+from pipeline.repair.recoveries.bn_recalibrate import BnRecalibrate
+from pipeline.repair.recoveries.least_squares import LeastSquares
 from pipeline.stages.prune import AUTO_ALLOCATORS, AUTO_CRITERIA
 from pipeline.task import cross_entropy
 from profiles.errors import StageError
-from profiles.plugins import plugin, plugin_names
+from profiles.plugins import name_of, plugin, plugin_names
 
 NETWORKS = ("resnet20", "resnet56")
 RECIPE_NETWORK = "resnet56"
@@ -81,7 +80,7 @@ log = logging.getLogger("slimgate.benchmark")
 
 def every_criterion() -> list[Criterion]:
     """With its defaults, by name."""
-    package = "pipeline.criteria"
+    package = "pipeline.prune.criteria"
     return [_plugin(package, name) for name in plugin_names(package)]
 
 

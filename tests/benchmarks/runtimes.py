@@ -37,19 +37,19 @@ from shapes import load, pruned
 from torch import Tensor, nn
 
 from exporters.arrays import FloatArray
-from exporters.base import Exporter, Source, call_one, runtime
-from exporters.engines.ort import plain_network
+from exporters.exporter import Exporter, Source, call_one, runtime
+from exporters.graph.reference import plain_network
+from exporters.graph.simplify import simplify
+from exporters.graph.to_onnx import to_onnx
 from exporters.parity import Network, compare, feeds_of, hold
-from exporters.simplify import simplify
-from exporters.to_onnx import to_onnx
 from exporters.worker import EngineFile, Job, LatencyJob
 from pipeline.api import prune
-from pipeline.data import batches
-from pipeline.place import Here
-from pipeline.pruning import Widths
-from pipeline.recoveries.least_squares import LeastSquares
+from pipeline.data.batches import batches
+from pipeline.measure.feeds import images_and_others, parity_inputs
+from pipeline.measure.places import Here
+from pipeline.prune.choose import Widths
+from pipeline.repair.recoveries.least_squares import LeastSquares
 from pipeline.stages.build import CALIBRATION
-from pipeline.stages.export import images_and_others, parity_inputs
 from pipeline.task import Task
 from profiles.device import EngineOptions
 from profiles.errors import MissingExtra, SlimgateError

@@ -37,26 +37,27 @@ from common import Row, parse_options, report
 from PIL import Image
 from torch import nn
 
-from pipeline.criteria import Criterion, group_scores
-from pipeline.criteria.activation import Activation
-from pipeline.criteria.beta_rank import BetaRank
-from pipeline.criteria.bn_scale import BnScale
-from pipeline.criteria.fluctuation import Fluctuation
-from pipeline.criteria.geometric import Geometric
-from pipeline.criteria.gradient_magnitude import GradientMagnitude
-from pipeline.criteria.magnitude import Magnitude
-from pipeline.criteria.offset import Offset
-from pipeline.criteria.pro import Pro
-from pipeline.criteria.random import Random
-from pipeline.criteria.taylor import Taylor
-from pipeline.data import Bytes, Preprocessing
-from pipeline.groups import Group, find_groups
-from pipeline.moments import eliminations
-from pipeline.pruning import MOMENT_ROWS
-from pipeline.stats import Batch, LayerStats, Need, collect
+from pipeline.data.arrays import Bytes
+from pipeline.data.images import Preprocessing
+from pipeline.network.groups import Group, find_groups
+from pipeline.network.weights import load_weights, read_weights
+from pipeline.prune.choose import MOMENT_ROWS
+from pipeline.prune.criteria import Criterion, group_scores
+from pipeline.prune.criteria.activation import Activation
+from pipeline.prune.criteria.beta_rank import BetaRank
+from pipeline.prune.criteria.bn_scale import BnScale
+from pipeline.prune.criteria.fluctuation import Fluctuation
+from pipeline.prune.criteria.geometric import Geometric
+from pipeline.prune.criteria.gradient_magnitude import GradientMagnitude
+from pipeline.prune.criteria.magnitude import Magnitude
+from pipeline.prune.criteria.offset import Offset
+from pipeline.prune.criteria.pro import Pro
+from pipeline.prune.criteria.random import Random
+from pipeline.prune.criteria.taylor import Taylor
+from pipeline.scoring.collect import Batch, LayerStats, Need, collect
+from pipeline.scoring.second_moments import eliminations
 from pipeline.task import cross_entropy
-from pipeline.weights import load_weights, read_weights
-from profiles.memory import reset_peak, resident
+from profiles.machine.memory import reset_peak, resident
 
 NETWORKS = ("resnet56", "mobilenet_v2")
 IMAGES = {"resnet56": (256, 1024), "mobilenet_v2": (96, 256)}

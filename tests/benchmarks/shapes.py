@@ -9,15 +9,15 @@ from torch import Tensor, nn
 from torchvision import models
 from torchvision.models import VisionTransformer
 
-from pipeline.allocation import Limits
-from pipeline.allocators.uniform import Uniform
-from pipeline.criteria.magnitude import Magnitude
-from pipeline.macs_model import macs_model
-from pipeline.plan import apply_plan
-from pipeline.pruning import Widths, choose, subject_of, verify
-from pipeline.stats import collect
+from pipeline.network.costs import macs_model
+from pipeline.network.plan import apply_plan
+from pipeline.network.weights import load_weights, read_weights
+from pipeline.prune.allocators.uniform import Uniform
+from pipeline.prune.channel_counts import Limits
+from pipeline.prune.choose import Widths, choose, subject_of, verify
+from pipeline.prune.criteria.magnitude import Magnitude
+from pipeline.scoring.collect import collect
 from pipeline.task import cross_entropy
-from pipeline.weights import load_weights, read_weights
 
 PEER = "torch-pruning"
 PEER_STEPS = 50

@@ -23,14 +23,14 @@ from real import told
 from shapes import PEER, load, macs_of, prune_by_peer, pruned
 from torch import Tensor, nn
 
-from exporters.base import Source
 from exporters.engines.ort import Ort
+from exporters.exporter import Source
+from exporters.graph.simplify import simplify
+from exporters.graph.to_onnx import to_onnx
 from exporters.parity import feeds_of
-from exporters.simplify import simplify
-from exporters.to_onnx import to_onnx
-from pipeline.measure import EnginePair, Measure, Timing, engine_file, time_engines
-from pipeline.place import Here
-from pipeline.pruning import Widths
+from pipeline.measure.places import Here
+from pipeline.measure.sessions import EnginePair, Measure, Timing, engine_file, time_engines
+from pipeline.prune.choose import Widths
 from profiles.device import DeviceProfile, load_device
 
 NETWORKS = ("mobilenet_v2", "resnet50")

@@ -29,9 +29,9 @@ from real import told
 from shapes import load, pruned
 from torch import nn
 
-from exporters.base import Source, runtime
-from exporters.to_onnx import to_onnx
-from pipeline.pruning import Widths
+from exporters.exporter import Source, runtime
+from exporters.graph.to_onnx import to_onnx
+from pipeline.prune.choose import Widths
 from profiles.device import EngineOptions, Precision
 from profiles.errors import StageError
 

@@ -29,9 +29,9 @@ from shapes import load
 from speedup import engine_of
 
 from exporters.worker import EngineFile, Job, LatencyJob
-from pipeline.measure import Measure
-from pipeline.place import Here
-from pipeline.selftest import timed_alike
+from pipeline.commands.self_test import timed_alike
+from pipeline.measure.places import Here
+from pipeline.measure.sessions import Measure
 from profiles.device import EngineOptions
 from profiles.measurement import CallTimes
 

@@ -35,10 +35,11 @@ from first_cut import timed
 from PIL import Image
 from real import MEAN, STD, Real, tiny_imagenet, told
 
-from pipeline.data import ArrayImages, Preprocessing, batches
-from pipeline.recoveries.least_squares import LeastSquares
+from pipeline.data.batches import batches
+from pipeline.data.images import ArrayImages, Preprocessing
+from pipeline.repair.recoveries.least_squares import LeastSquares
 from pipeline.task import Task
-from pipeline.training import Settings
+from pipeline.train.settings import Settings
 
 SIZE = 128
 MACS_RATIO = 0.5

@@ -1,0 +1,1 @@
+"""ONNX graphs: export, simplify, count, lower in precision, open."""

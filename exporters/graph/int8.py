@@ -1,0 +1,140 @@
+"""fp32 ONNX -> int8 ONNX: static, in Q/DQ form, per channel, the best of a few calibrations."""
+
+import logging
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnxruntime.quantization import (
+    CalibrationDataReader,
+    CalibrationMethod,
+    QuantFormat,
+    QuantType,
+    quantize_static,
+)
+
+from exporters.arrays import FloatArray
+from exporters.board.library_calls import quiet
+from exporters.graph.reference import plain_network
+from profiles.errors import StageError
+
+log = logging.getLogger("slimgate")
+
+FEWEST = 8
+"""Calibration inputs; half of them judge the ranges that the others give."""
+METHODS = {
+    "minmax": CalibrationMethod.MinMax,
+    "percentile": CalibrationMethod.Percentile,
+    "entropy": CalibrationMethod.Entropy,
+}
+PAYS = 0.9
+"""First and last layer stay fp32 if that leaves less than this part of the error."""
+WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+
+
+@dataclass(frozen=True)
+class Style:
+    """What a runtime's integer kernels take."""
+
+    unsigned_activations: bool
+    """ONNX Runtime on x86 is three times as fast with them; TensorRT takes signed only."""
+    quantised_bias: bool
+    """As int32; TensorRT refuses it."""
+
+
+@dataclass(frozen=True)
+class Quantised:
+    """The model, how its ranges were chosen, and how far it is from fp32."""
+
+    model: onnx.ModelProto
+    method: str
+    error: float
+    """Squared error over the variance of the outputs, on inputs that gave no range."""
+
+
+class _Reader(CalibrationDataReader):  # type: ignore[misc]
+    """One input at a time."""
+
+    def __init__(self, name: str, inputs: FloatArray) -> None:
+        self._feeds: Iterator[dict[str, FloatArray]] = (
+            {name: inputs[i : i + 1]} for i in range(len(inputs))
+        )
+
+    def get_next(self) -> dict[str, FloatArray] | None:
+        return next(self._feeds, None)
+
+
+def to_int8(model: onnx.ModelProto, calibration: FloatArray, style: Style) -> Quantised:
+    """Quantise weights per channel and activations per tensor.
+
+    Ranges come from half of `calibration` [n, ...] by minimum and maximum, percentile and
+    entropy; the other half chooses among them, and whether the first and the last layer with
+    weights stay at fp32. Raises StageError for too few inputs and when nothing works.
+    """
+    if len(calibration) < FEWEST:
+        raise StageError(f"{len(calibration)} calibration inputs, at least {FEWEST} needed")
+    fitted, held = calibration[::2], calibration[1::2]
+    reference = plain_network(model.SerializeToString())
+    wanted = np.concatenate([reference(held[i : i + 1]) for i in range(len(held))])
+    variance = float(wanted.var()) or 1.0
+
+    def tried(method: str, excluded: Sequence[str]) -> Quantised:
+        found = _quantised(model, fitted, METHODS[method], excluded, style)
+        network = plain_network(found.SerializeToString())
+        got = np.concatenate([network(held[i : i + 1]) for i in range(len(held))])
+        error = float(np.square(got.astype(np.float64) - wanted).mean()) / variance
+        name = f"{method}, first and last layer fp32" if excluded else method
+        log.info("  int8 by %s: relative error %.4f", name, error)
+        return Quantised(found, name, error)
+
+    best = min((tried(method, ()) for method in METHODS), key=_error)
+    weighted = [node.name for node in model.graph.node if node.op_type in WEIGHTED]
+    ends = list(dict.fromkeys([*weighted[:1], *weighted[-1:]]))
+    if len(weighted) > len(ends):
+        kept = tried(best.method, ends)
+        best = kept if _error(kept) < PAYS * _error(best) else best
+    if not np.isfinite(best.error):
+        raise StageError("every int8 calibration gives NaN or infinity; use fp32 or fp16")
+    return best
+
+
+def _error(found: Quantised) -> float:
+    return found.error if np.isfinite(found.error) else float("inf")
+
+
+def _quantised(
+    model: onnx.ModelProto,
+    inputs: FloatArray,
+    method: CalibrationMethod,
+    excluded: Sequence[str],
+    style: Style,
+) -> onnx.ModelProto:
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    kind = QuantType.QUInt8 if style.unsigned_activations else QuantType.QInt8
+    with tempfile.TemporaryDirectory() as folder, quiet():
+        path = Path(folder) / "int8.onnx"
+        try:
+            quantize_static(
+                copy,
+                path,
+                _Reader(model.graph.input[0].name, inputs),
+                quant_format=QuantFormat.QDQ,
+                per_channel=True,
+                activation_type=kind,
+                weight_type=QuantType.QInt8,
+                calibrate_method=method,
+                nodes_to_exclude=list(excluded),
+                extra_options={
+                    "ActivationSymmetric": not style.unsigned_activations,
+                    "WeightSymmetric": True,
+                    "QuantizeBias": style.quantised_bias,
+                },
+            )
+            found: onnx.ModelProto = onnx.ModelProto.FromString(path.read_bytes())
+            return found
+        except Exception as error:  # it raises bare errors of every class
+            raise StageError(f"quantising to int8 failed: {error}") from error

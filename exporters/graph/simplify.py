@@ -1,0 +1,122 @@
+"""ONNX -> leaner ONNX, checked before and after, and proven to be the same network."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import onnx
+
+from exporters.arrays import FloatArray
+from exporters.graph.reference import plain_network
+from exporters.graph.to_onnx import cleaned
+from exporters.parity import Parity, compare, require
+from profiles.errors import StageError
+
+LARGEST = 1 << 30
+"""Bytes of a model: near the 2 GiB that protobuf holds, onnxsim ends the process."""
+
+
+@dataclass(frozen=True)
+class Simplified:
+    """The leanest of the models, whose it is, and how near it is to the one before."""
+
+    model: onnx.ModelProto
+    method: str
+    """`none` where no simplifier made it smaller."""
+    parity: Parity
+    refused: tuple[str, ...]
+    """What was held against the others."""
+
+
+def simplify(model: onnx.ModelProto, feeds: list[FloatArray]) -> Simplified:
+    """Fold constants and fuse with onnxsim and with onnxslim; the leaner result is kept.
+
+    A result counts if it is valid, the same network on `feeds`, and larger than `model` neither
+    in nodes nor in bytes. Simplifiers get a loaded model, never a path: given a path onnxsim
+    follows external data anywhere. Raises StageError when `model` itself is not valid.
+    """
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except Exception as error:  # its own errors share no class
+        raise StageError(f"simplifying failed: {error}") from error
+    reference = plain_network(model.SerializeToString())
+    best = Simplified(model, "none", compare(reference, reference, feeds), ())
+    if model.ByteSize() > LARGEST:
+        return replace(best, refused=(f"simplifiers crash above {LARGEST >> 20} MiB",))
+    refused: list[str] = []
+    for method, simplifier in SIMPLIFIERS.items():
+        copy = onnx.ModelProto()
+        copy.CopyFrom(model)
+        try:
+            lean = without_duplicates(cleaned(simplifier(copy)))
+            onnx.checker.check_model(lean, full_check=True)
+            if lean.ir_version != model.ir_version or list(lean.opset_import) != list(
+                model.opset_import
+            ):
+                raise StageError("changed the version of the operators")
+            if _size(lean) >= _size(best.model) or lean.ByteSize() > model.ByteSize():
+                continue
+            candidate = plain_network(lean.SerializeToString())
+            parity = require("simplifying", compare(reference, candidate, feeds))
+        except Exception as error:  # onnxsim raises bare RuntimeErrors and its own C++ errors
+            refused.append(f"{method}: {str(error).strip() or type(error).__name__}")
+            continue
+        best = Simplified(lean, method, parity, ())
+    if best.method == "none" and len(refused) == len(SIMPLIFIERS):
+        raise StageError("no simplifier gives the same network\n  " + "\n  ".join(refused))
+    return Simplified(best.model, best.method, best.parity, tuple(refused))
+
+
+def without_duplicates(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with each weight once, and none that nothing reads.
+
+    Of a graph with subgraphs, which see the weights of the graph around them, all are kept.
+    """
+    graph = model.graph
+    if any(attribute.HasField("g") for node in graph.node for attribute in node.attribute):
+        return model
+    first: dict[bytes, str] = {}
+    same: dict[str, str] = {}
+    for tensor in graph.initializer:
+        bare = onnx.TensorProto()
+        bare.CopyFrom(tensor)
+        bare.name = ""
+        same[tensor.name] = first.setdefault(
+            bare.SerializeToString(deterministic=True), tensor.name
+        )
+    for node in graph.node:
+        for place, name in enumerate(node.input):
+            node.input[place] = same.get(name, name)
+    read = {name for node in graph.node for name in node.input}
+    read |= {value.name for value in graph.output}
+    kept = [tensor for tensor in graph.initializer if tensor.name in read]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+    return model
+
+
+def _size(model: onnx.ModelProto) -> tuple[int, int]:
+    return len(model.graph.node), model.ByteSize()
+
+
+# Both take seconds to import, and are not needed where the result is in the store.
+def _onnxsim(model: onnx.ModelProto) -> onnx.ModelProto:
+    import onnxsim
+
+    lean: onnx.ModelProto
+    lean, _ = onnxsim.simplify(model)
+    return lean
+
+
+def _onnxslim(model: onnx.ModelProto) -> onnx.ModelProto:
+    import onnxslim
+
+    lean: onnx.ModelProto | None = onnxslim.slim(model)
+    if lean is None:
+        raise StageError("gave nothing")
+    return lean
+
+
+SIMPLIFIERS: Mapping[str, Callable[[onnx.ModelProto], onnx.ModelProto]] = {
+    "onnxsim": _onnxsim,
+    "onnxslim": _onnxslim,
+}

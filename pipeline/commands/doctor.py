@@ -1,0 +1,103 @@
+"""What is installed and really runs: every library imported, every runtime given a network."""
+
+import importlib
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from exporters.exporter import Source, call_one, runtime
+from profiles.device import EngineOptions
+from profiles.machine.facts import cpu_name, versions
+from profiles.plugins import plugin_names
+
+if TYPE_CHECKING:
+    from torch import nn
+
+LIBRARIES = (
+    ("torch", "torch", "torch", True),
+    ("torchvision", "torchvision", "torch", True),
+    ("torch-pruning", "torch_pruning", "torch", True),
+    ("onnx", "onnx", "torch", True),
+    ("onnxscript", "onnxscript", "torch", True),
+    ("onnxsim", "onnxsim", "torch", True),
+    ("onnxruntime", "onnxruntime", "ort", True),
+    ("timm", "timm", "timm", False),
+    ("mlxtend", "mlxtend", "demo", False),
+    ("onnxslim", "onnxslim", "torch", False),
+)
+"""Distribution, module, the extra that installs it, and whether `slimgate run` needs it."""
+
+
+CAPABILITY = "8.6"
+"""Of the GPU that TensorRT-RTX is asked to build for; it needs none to do so."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at; `found` is its version, or why it does not work and what to do."""
+
+    name: str
+    ok: bool
+    needed: bool
+    found: str
+
+
+def examine() -> list[Finding]:
+    """Look at the processor, the libraries and the runtimes of this machine."""
+    libraries = [_library(*row) for row in LIBRARIES]
+    engines = [_engine(name) for name in plugin_names("exporters.engines")]
+    return [Finding("processor", True, True, cpu_name()), *libraries, *engines]
+
+
+def _library(name: str, module: str, extra: str, needed: bool) -> Finding:
+    try:
+        importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name != module:
+            return Finding(name, False, needed, f"does not import: {error}")
+        return Finding(name, False, needed, f"pip install 'slimgate[{extra}]'")
+    except Exception as error:  # a broken installation may raise anything
+        return Finding(name, False, needed, f"does not import: {error}")
+    return Finding(name, True, needed, versions((name,)).get(name, "unknown version"))
+
+
+def _engine(name: str) -> Finding:
+    """Build and run x + 1 on the runtime, and look at the answer."""
+    try:
+        from onnx import TensorProto, helper, save
+
+        shape = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 4])
+        result = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 4])
+        one = helper.make_tensor("one", TensorProto.FLOAT, [1], [1.0])
+        node = helper.make_node("Add", ["x", "one"], ["y"])
+        graph = helper.make_graph([node], "plus_one", [shape], [result], [one])
+        opset = [helper.make_opsetid("", 20)]
+        exporter = runtime(name, EngineOptions(compute_capability=CAPABILITY))
+        zeros = np.zeros((1, 4), np.float32)
+        with tempfile.TemporaryDirectory() as folder:
+            model, engine = Path(folder) / "model.onnx", Path(folder) / f"engine{exporter.suffix}"
+            save(helper.make_model(graph, opset_imports=opset, ir_version=10), str(model))
+            exporter.build(Source(model, zeros, _plus_one), engine)
+            if exporter.obstacle():
+                return Finding(f"engine {name}", True, False, f"builds; {exporter.obstacle()}")
+            answer = call_one(exporter.open(engine), zeros)
+    except Exception as error:  # whatever is wrong is what doctor is there to tell
+        return Finding(f"engine {name}", False, name == "ort", str(error))
+    ok = bool(np.array_equal(answer, np.ones((1, 4))))
+    found = "runs" if ok else "gives a wrong answer"
+    on = ", ".join(f"{part} {version}" for part, version in exporter.environment().items())
+    return Finding(f"engine {name}", ok, name == "ort", f"{found}; {on}")
+
+
+def _plus_one() -> "nn.Module":
+    """The same network for runtimes that convert from torch."""
+    from torch import Tensor, nn
+
+    class PlusOne(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x + 1
+
+    return PlusOne().eval()

@@ -1,0 +1,1 @@
+"""Data, the user's code, and digests."""

@@ -1,0 +1,179 @@
+"""Where each layer's answer counts: after its batch norm, in the sum it joins, before a ReLU."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.layers.follow import SAME, UNBOUNDED, Follow, Range, following
+from pipeline.layers.torch_calls import Function
+from pipeline.network.plan import BATCH_NORMS, CONVOLUTIONS
+
+
+@dataclass(frozen=True)
+class Site:
+    """A convolution or linear layer, and the place where its output is compared."""
+
+    layer: str
+    places: tuple[int, ...]
+    """The shape of the output without samples and channels: positions, or tokens."""
+    norm: str | None = None
+    """The batch norm that reads the layer's output."""
+    joins: bool = False
+    """Whether the output is added to another one: then the sum is what counts."""
+    range: Range = UNBOUNDED
+    """What the activation that follows lets through; beyond it only the side counts."""
+    reads: str | None = None
+    """The layer whose activated output is this layer's input, and nobody else's."""
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """A layer's output on its way: as it comes, normed, or in a sum."""
+
+    layers: tuple[str, ...]
+    kind: Literal["raw", "normed", "sum"]
+
+
+class _Discover(Follow):
+    """Notes what becomes of each layer's output, and who reads it on its way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._places: dict[str, tuple[int, ...]] = {}
+        self._calls: Counter[str] = Counter()
+        self._norms: dict[str, str] = {}
+        self._sums: dict[str, _Stage] = {}
+        self._ranges: dict[_Stage, Range] = {}
+        self._stages: dict[int, tuple[Tensor, _Stage]] = {}
+        self._makers: dict[int, tuple[Tensor, str]] = {}
+        self._sources: dict[str, str] = {}
+        self._reads: Counter[_Stage | str] = Counter()
+        """Of each stage, and, by the layer's name, of its activated output."""
+
+    def ran(self, name: str, places: tuple[int, ...], inputs: Tensor) -> None:
+        """The layer `name` has read `inputs`."""
+        self._places[name] = places
+        self._calls[name] += 1
+        if id(inputs) in self._makers:
+            self._sources[name] = self._makers[id(inputs)][1]
+
+    def sites(self) -> dict[str, Site]:
+        """The layers that ran once."""
+        found = {name: self._site(name) for name in self._places if self._calls[name] == 1}
+        return {name: self._linked(site, found) for name, site in found.items()}
+
+    def _site(self, name: str) -> Site:
+        """What else reads an output than what follows would see it changed, so it ends there."""
+        end = _Stage((name,), "raw")
+        norm = self._norms.get(name)
+        if norm and (self._reads[end] != 1 or self._calls[norm] != 1):
+            norm = None
+        if norm:
+            end = _Stage((name,), "normed")
+        joins = name in self._sums and self._reads[end] == 1
+        if joins:
+            end = self._sums[name]
+        limits = self._ranges.get(end, UNBOUNDED) if self._reads[end] == 1 else UNBOUNDED
+        return Site(name, self._places[name], norm, joins, limits, self._sources.get(name))
+
+    def _linked(self, site: Site, found: Mapping[str, Site]) -> Site:
+        """`reads` only where that layer's activated output has no other reader."""
+        source = found.get(site.reads or "")
+        if source is None or source.joins or source.range == UNBOUNDED:
+            return replace(site, reads=None)
+        return site if self._reads[source.layer] == 1 else replace(site, reads=None)
+
+    def own(self, layers: tuple[str, ...], value: Tensor, summed: bool = False) -> None:
+        super().own(layers, value, summed)
+        kind: Literal["raw", "normed", "sum"] = "sum" if summed else "raw"
+        if not summed and layers[0] in self._norms:
+            kind = "normed"
+        self._stages[id(value)] = (value, _Stage(layers, kind))
+
+    def normed(self, layer: str, norm: str) -> None:
+        self._norms[layer] = norm
+        self._calls[norm] += 1
+
+    def added(self, layers: Sequence[str], result: Tensor) -> None:
+        for layer in layers:
+            self._sums[layer] = _Stage(tuple(layers), "sum")
+
+    def activated(self, value: object, limits: Range, result: Tensor) -> None:
+        stage = self._stages[id(value)][1]
+        self._ranges[stage] = limits
+        if len(stage.layers) == 1:
+            self._makers[id(result)] = (result, stage.layers[0])
+
+    def __torch_function__(
+        self,
+        func: Function,
+        types: Sequence[type],
+        args: tuple[object, ...] = (),
+        kwargs: dict[str, object] | None = None,
+    ) -> object:
+        values = [*_flat(args), *(kwargs or {}).values()]
+        stages = [self._stages[id(value)][1] for value in values if id(value) in self._stages]
+        makers = [self._makers[id(value)][1] for value in values if id(value) in self._makers]
+        result = super().__torch_function__(func, types, args, kwargs)
+        name = getattr(func, "__name__", "")
+        if not isinstance(result, Tensor):  # a question for the shape
+            return result
+        if name in SAME and stages:
+            self._stages[id(result)] = (result, stages[0])
+            return result
+        self._reads.update(stages)
+        self._reads.update(makers)
+        if stages and args and result is args[0] and id(result) not in self._owners:
+            del self._stages[id(result)]
+        return result
+
+
+def _flat(values: tuple[object, ...]) -> Iterator[object]:
+    for value in values:
+        if isinstance(value, (list, tuple)):
+            yield from value
+        else:
+            yield value
+
+
+def find_sites(network: nn.Module, example: Tensor) -> dict[str, Site]:
+    """Every convolution and linear layer that runs once, in the order they run.
+
+    Transposed convolutions are not among them. `network` is in eval mode.
+    """
+    mode = _Discover()
+    modules = {
+        name: module
+        for name, module in network.named_modules()
+        if isinstance(module, (*CONVOLUTIONS, nn.Linear))
+    }
+
+    def ran(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+        def hook(module: nn.Module, args: tuple[Tensor, ...], result: Tensor) -> None:
+            places = result.shape[1:-1] if isinstance(module, nn.Linear) else result.shape[2:]
+            mode.ran(name, tuple(places), args[0])
+
+        return hook
+
+    norms = [
+        name
+        for name, module in network.named_modules()
+        if isinstance(module, BATCH_NORMS) and module.affine and module.track_running_stats
+    ]
+    handles = [module.register_forward_hook(ran(name)) for name, module in modules.items()]
+    try:
+        with torch.no_grad(), following(network, modules, norms, mode):
+            network(example)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return mode.sites()
+
+
+def norms_of(sites: Iterable[Site]) -> set[str]:
+    """The batch norms that belong to layers."""
+    return {site.norm for site in sites if site.norm}

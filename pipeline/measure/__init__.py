@@ -1,0 +1,1 @@
+"""Evidence on engines, from this machine or a board."""

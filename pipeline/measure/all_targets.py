@@ -1,0 +1,115 @@
+"""The machines of a run: looked at before anything runs, and boards measured all at once."""
+
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, wait
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TypeVar
+
+import numpy.typing as npt
+
+from pipeline.data.arrays import FloatArray, Split, Targets
+from pipeline.measure.evidence import Candidate, measure
+from pipeline.measure.places import place_of
+from pipeline.measure.resolved_target import Aim
+from pipeline.measure.sessions import Measure
+from pipeline.task import Task
+from profiles.errors import DeviceError
+from profiles.host import Host
+from profiles.measurement import Measurement
+
+T = TypeVar("T")
+
+HERE = ""
+"""In place of a host key."""
+Hosts = Mapping[str, Host | DeviceError]
+"""By the target's name: what its machine told of itself, or why it did not."""
+
+
+def hosts_of(aims: Sequence[Aim]) -> Hosts:
+    """Ask every target's machine. Raises IntegrityError where it is another one than was pinned."""
+    answers = side_by_side([partial(_host, aim) for aim in aims])
+    return {aim.name: answer for aim, answer in zip(aims, answers, strict=True)}
+
+
+def _host(aim: Aim) -> Host | DeviceError:
+    try:
+        with place_of(aim.ssh) as place:
+            return place.host()
+    except DeviceError as error:
+        return error
+
+
+def measured(
+    settings: Measure, task: Task, candidates: Sequence[Candidate]
+) -> Iterator[tuple[Candidate, Measurement]]:
+    """This machine first, which is to be idle; then all boards at once, each for one at a time."""
+    places: dict[str, list[Candidate]] = {HERE: []}
+    for candidate in candidates:
+        ssh = candidate.aim.ssh  # two addresses may be of one machine, two keys are not
+        places.setdefault(ssh.host_key if ssh else HERE, []).append(candidate)
+    measuring = partial(_in_turn, settings, one_at_a_time(task))
+    found = measuring(places.pop(HERE))
+    for part in side_by_side([partial(measuring, some) for some in places.values()]):
+        found |= part
+    for candidate in candidates:
+        yield candidate, found[candidate.aim.name]
+
+
+def _in_turn(
+    settings: Measure, task: Task, candidates: Sequence[Candidate]
+) -> dict[str, Measurement]:
+    """The evidence on each, by its target's name."""
+    found = {}
+    for candidate in candidates:
+        with place_of(candidate.aim.ssh) as place:
+            found[candidate.aim.name] = measure(place, settings, task, candidate)
+    return found
+
+
+def side_by_side(works: Sequence[Callable[[], T]]) -> list[T]:
+    """The results in order, or the first error.
+
+    Each is done in a thread of its own, which an error or a signal leaves behind: what waits for a
+    board may wait long, and the board gives up with the connection as this process ends.
+    """
+    futures: list[Future[T]] = [Future() for _ in works]
+    for future, work in zip(futures, works, strict=True):
+        threading.Thread(target=_fill, args=(future, work), daemon=True).start()
+    done = wait(futures, return_when=FIRST_EXCEPTION).done
+    for future in futures:
+        if future in done and (error := future.exception()):
+            raise error
+    return [future.result() for future in futures]
+
+
+def _fill(future: Future[T], work: Callable[[], T]) -> None:
+    try:
+        future.set_result(work())
+    except BaseException as error:
+        future.set_exception(error)
+
+
+def one_at_a_time(task: Task) -> Task:
+    """The task for several threads: a user's data and metric are called by one of them at once."""
+    lock = threading.Lock()
+
+    def metric(outputs: FloatArray, targets: Targets) -> FloatArray:
+        with lock:
+            return task.metric(outputs, targets)
+
+    return replace(task, validation=_Locked(task.validation, lock), metric=metric)
+
+
+@dataclass(frozen=True)
+class _Locked:
+    split: Split
+    lock: threading.Lock
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitem__(self, index: int, /) -> tuple[npt.ArrayLike, npt.ArrayLike]:
+        with self.lock:
+            return self.split[index]

@@ -1,0 +1,317 @@
+"""A board as a place: our program, engines and inputs go there by hash, raw samples come back."""
+
+import asyncio
+import io
+import json
+import math
+import secrets
+import threading
+from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Mapping
+from concurrent.futures import Future
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import numpy as np
+from pydantic import Field, NonNegativeFloat, ValidationError
+
+from exporters.arrays import FloatArray
+from exporters.board import main as board
+from exporters.board_program import board_program
+from exporters.exporter import BuildFacts
+from exporters.worker import EngineFile, Job
+from pipeline.measure.ssh import TIDY_S, Connection, address_of, connected, digest_of, told
+from profiles.device import EngineOptions, Ssh
+from profiles.errors import ConfigError, DeviceError, IntegrityError
+from profiles.host import LIBRARIES, Host
+from profiles.spec import Spec, Told, explain, read_json
+
+T = TypeVar("T")
+S = TypeVar("S", bound=Spec)
+
+LEASE_S = 60.0
+"""How long to wait for a board that somebody else measures on, at most."""
+CHUNK_BYTES = 32 << 20
+"""Of inputs that are sent at a time; a batch that has more goes alone."""
+MAX_OUTPUTS = 1 << 30
+"""Bytes of the outputs for them."""
+MAX_ENGINE = 2 << 30
+"""Bytes of an engine that was built there."""
+GRACE_S = 2 * TIDY_S
+"""How much longer than its own time-out anything is waited for."""
+
+
+class Written(Spec):
+    """The answer to a job that writes outputs."""
+
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Layers(Spec):
+    """The answer to a job that tells layers apart."""
+
+    layers_ms: dict[Told, NonNegativeFloat]
+
+
+class Made(Written):
+    """The answer to a job that builds an engine."""
+
+    facts: BuildFacts
+
+
+@dataclass(frozen=True)
+class Built:
+    """An engine that was built on a board, which has it still."""
+
+    content: bytes
+    facts: BuildFacts
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a job needs: engines by their names, and the contents of files by theirs."""
+
+    engines: Mapping[str, board.Engine]
+    files: Mapping[str, bytes]
+
+
+@dataclass(frozen=True)
+class Session:
+    """A connection to a board that has our program."""
+
+    connection: Connection
+    program: str
+
+    async def result(self, task: board.Task, given: Given) -> str:
+        """The JSON object that the board answers to a task."""
+        parts = {
+            name: await self.connection.push(name, content) for name, content in given.files.items()
+        }
+        limit_s = self.connection.ssh.timeout_s
+        wait_s = min(LEASE_S, limit_s / 2)
+        nonce = secrets.token_hex(16)
+        job = board.Job(nonce, limit_s, wait_s, parts, dict(given.engines), task)
+        builds = isinstance(task, board.Build)
+        raw = await self.connection.run(self.program, board.write_job(job), builds)
+        return read_answer(raw, nonce)
+
+    async def outputs(self, given: Given, inputs: FloatArray, batch: int) -> FloatArray:
+        """The first outputs [n, ...] for inputs [n, ...]; the board keeps neither."""
+        file = io.BytesIO()
+        np.save(file, inputs, allow_pickle=False)
+        content = file.getvalue()
+        name = f"{digest_of(content)}.{secrets.token_hex(8)}"
+        outputs = board.outputs_name(name)
+        try:
+            more = Given(given.engines, {**given.files, name: content})
+            written = read_result(await self.result(board.Outputs(name, batch), more), Written)
+            raw = await self.connection.pull(outputs, MAX_OUTPUTS)
+        finally:
+            await self.connection.delete(name, outputs)
+        if digest_of(raw) != written.sha256:
+            raise IntegrityError("the outputs are not those that the engine gave; find out why")
+        return read_outputs(raw, len(inputs))
+
+    async def built(self, engine: board.Engine, model: bytes) -> Built:
+        """An engine of the ONNX `model`, as the board itself builds it."""
+        name = digest_of(model)
+        given = Given({"engine": engine}, {name: model})
+        made = read_result(await self.result(board.Build(name), given), Made)
+        content = await self.connection.pull(made.sha256, MAX_ENGINE)
+        if digest_of(content) != made.sha256:
+            raise IntegrityError("the engine is not the one that it built; find out why")
+        return Built(content, made.facts)
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A board, as a `pipeline.measure.places.Place`. One thing at a time is asked of it."""
+
+    ssh: Ssh
+    session: Session
+    loop: asyncio.AbstractEventLoop
+
+    @property
+    def name(self) -> str:
+        return address_of(self.ssh)
+
+    def host(self) -> Host:
+        text = self._ask(self.session.result(board.Facts(LIBRARIES), Given({}, {})))
+        with told(self.ssh):
+            return read_result(text, Host)
+
+    def answer(self, job: Job) -> str:
+        return self._ask(self.session.result(_task(job), _given(job.engines())))
+
+    def layers_ms(self, engine: EngineFile, batch: int) -> Mapping[str, float]:
+        text = self._ask(self.session.result(board.Layers(batch), _given({"engine": engine})))
+        with told(self.ssh):
+            return read_result(text, Layers).layers_ms
+
+    def outputs(self, engine: EngineFile, batches: Iterable[FloatArray]) -> Iterator[FloatArray]:
+        given = _given({"engine": engine})
+        for group in _groups(batches):
+            sizes = [len(batch) for batch in group]
+            found = self._ask(self.session.outputs(given, np.concatenate(group), max(sizes)))
+            yield from np.split(found, np.cumsum(sizes)[:-1])
+
+    def built(self, runtime: str, options: EngineOptions, model: bytes) -> Built:
+        """An engine of a serialised ONNX model, built there. Also raises StageError."""
+        return self._ask(self.session.built(_engine("", runtime, options), model))
+
+    def _ask(self, work: Coroutine[object, object, T]) -> T:
+        with told(self.ssh):
+            return _run(self.loop, work, self.ssh.timeout_s)
+
+
+@contextmanager
+def reached(ssh: Ssh) -> Iterator[Remote]:
+    """A board, connected to, with our program on it.
+
+    Everything on it raises DeviceError where it does not answer as it should, and IntegrityError
+    where it is another machine, or something on it was changed.
+    """
+    with _loop() as loop:
+        stack = AsyncExitStack()
+        try:
+            with told(ssh):
+                session = _run(loop, stack.enter_async_context(_session(ssh)), ssh.timeout_s)
+            yield Remote(ssh, session, loop)
+        finally:
+            with suppress(TimeoutError):
+                _run(loop, stack.aclose(), GRACE_S)
+
+
+@asynccontextmanager
+async def _session(ssh: Ssh) -> AsyncIterator[Session]:
+    content = board_program()
+    program = digest_of(content)
+    async with connected(ssh) as connection:
+        part = await connection.push(program, content)
+        if part is not None:
+            await connection.rename(part, program)
+        yield Session(connection, program)
+
+
+@contextmanager
+def _loop() -> Iterator[asyncio.AbstractEventLoop]:
+    """An event loop in a thread of its own: there it answers the board while nobody waits, and
+    signals, which come to the main thread, end a wait at once.
+    """
+    started = Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]]()
+
+    async def serve() -> None:
+        loop, ended = asyncio.get_running_loop(), asyncio.Event()
+        # When a connection breaks, all that asyncssh had begun on it ends so, which is said once.
+        loop.set_exception_handler(lambda *_: None)
+        started.set_result((loop, ended))
+        await ended.wait()
+
+    thread = threading.Thread(target=asyncio.run, args=(serve(),), daemon=True)
+    thread.start()
+    loop, ended = started.result()
+    try:
+        yield loop
+    finally:
+        loop.call_soon_threadsafe(ended.set)
+        thread.join(TIDY_S)
+
+
+def _run(loop: asyncio.AbstractEventLoop, work: Coroutine[object, object, T], limit_s: float) -> T:
+    """The result of `work`. Raises TimeoutError."""
+
+    async def bounded() -> T:
+        async with asyncio.timeout(limit_s):
+            return await work
+
+    future = asyncio.run_coroutine_threadsafe(bounded(), loop)
+    try:
+        return future.result(limit_s + GRACE_S)
+    finally:
+        future.cancel()  # does nothing to one that is done
+
+
+def read_answer(raw: bytes, nonce: str) -> str:
+    """The result in an answer, as JSON.
+
+    Raises DeviceError unless it is one JSON object of finite numbers in which no key comes twice,
+    IntegrityError where it answers another job.
+    """
+    try:
+        found = read_json(raw.decode())
+        if not isinstance(found, dict) or set(found) != {"nonce", "result"}:
+            raise ValueError("not an answer")
+        result = json.dumps(found["result"], allow_nan=False)
+    except (ValueError, RecursionError) as error:
+        raise DeviceError(f"it answered nonsense: {str(error)[:200]}; run again") from error
+    if found["nonce"] != nonce:
+        raise IntegrityError("it gave the answer to another job; find out why")
+    return result
+
+
+def read_result(text: str, kind: type[S]) -> S:
+    """A result as what it should be. Raises DeviceError where it is something else."""
+    try:
+        return kind.model_validate_json(text)
+    except ValidationError as error:
+        raise DeviceError(explain(error, kind, "it answered nonsense")) from error
+
+
+def read_outputs(raw: bytes, rows: int) -> FloatArray:
+    """Outputs [rows, classes, ...] from a .npy file. Raises DeviceError for anything else."""
+    file = io.BytesIO(raw)
+    try:
+        if np.lib.format.read_magic(file) != (1, 0):
+            raise ValueError("another version of the format")
+        shape, by_column, dtype = np.lib.format.read_array_header_1_0(file)
+    except ValueError as error:
+        raise DeviceError(f"its outputs are no array: {str(error)[:200]}") from error
+    whole = math.prod(shape) * dtype.itemsize == len(raw) - file.tell() and min(shape) >= 0
+    if len(shape) < 2 or shape[0] != rows or not whole or by_column or dtype != np.float32:
+        raise DeviceError(f"its outputs are {dtype} {shape}, not float32 ({rows}, ...)")
+    return np.frombuffer(raw, np.float32, offset=file.tell()).reshape(shape).copy()
+
+
+def _task(job: Job) -> board.Latency | board.Start:
+    if job.latency is None:
+        assert job.start is not None
+        return board.Start(job.start.batch)
+    timed = job.latency
+    return board.Latency(
+        timed.batch, timed.seconds, timed.least_samples, timed.frame_interval_ms, timed.seed
+    )
+
+
+def _given(engines: Mapping[str, EngineFile]) -> Given:
+    """The engines with the contents of their files, as they are now.
+
+    Raises ConfigError for a file that cannot be read.
+    """
+    found: dict[str, board.Engine] = {}
+    files: dict[str, bytes] = {}
+    for name, engine in engines.items():
+        try:
+            content = Path(engine.path).read_bytes()
+        except OSError as error:
+            raise ConfigError(f"{engine.path}: cannot be read ({error.strerror})") from error
+        stored = digest_of(content)
+        files[stored] = content
+        found[name] = _engine(stored, engine.runtime, engine.options)
+    return Given(found, files)
+
+
+def _engine(name: str, runtime: str, options: EngineOptions) -> board.Engine:
+    return board.Engine(name, runtime, **options.model_dump())
+
+
+def _groups(batches: Iterable[FloatArray]) -> Iterator[list[FloatArray]]:
+    """Batches together up to CHUNK_BYTES: each group is one process on the board."""
+    group: list[FloatArray] = []
+    for batch in batches:
+        if group and sum(b.nbytes for b in group) + batch.nbytes > CHUNK_BYTES:
+            yield group
+            group = []
+        group.append(batch)
+    if group:
+        yield group

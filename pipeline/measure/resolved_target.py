@@ -1,0 +1,16 @@
+"""A target with nothing left open."""
+
+from dataclasses import dataclass
+
+from profiles.budget import Budget
+from profiles.device import DeviceProfile, Ssh
+
+
+@dataclass(frozen=True)
+class Aim:
+    """A target with nothing left open."""
+
+    name: str
+    device: DeviceProfile
+    budget: Budget
+    ssh: Ssh | None

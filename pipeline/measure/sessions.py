@@ -1,0 +1,171 @@
+"""Gather evidence on two engines: scores, times and memory, the last two in fresh processes."""
+
+import hashlib
+import logging
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from pydantic import Field, PositiveFloat, PositiveInt, ValidationError
+
+from exporters.arrays import FloatArray
+from exporters.worker import EngineFile, Job, LatencyJob, StartJob
+from pipeline.data.arrays import Targets
+from pipeline.data.batches import batches, check_labels
+from pipeline.data.user_code import user_code
+from pipeline.measure.places import Place
+from pipeline.task import Task
+from profiles.budget import Budget
+from profiles.device import DeviceProfile
+from profiles.errors import DeviceError, StageError
+from profiles.gate import MAX_CONTROL_ERROR, MIN_PROCESSES, MIN_SAMPLES, MIN_STARTS, control_error
+from profiles.measurement import Clock, LatencyRun, StartRun
+from profiles.spec import Spec, explain
+
+log = logging.getLogger("slimgate")
+
+T = TypeVar("T", bound=Spec)
+
+SESSIONS = 3
+"""How often a session whose control is off is repeated before it is reported as it is."""
+EVALUATION_BATCH = 64
+
+
+class Measure(Spec):
+    """How much evidence to gather."""
+
+    processes: PositiveInt = Field(default=8, ge=MIN_PROCESSES)
+    """Of 5 to 7 the slowest bounds the median, from 8 on the slowest but one."""
+    seconds: PositiveFloat = 2.0
+    """Timed seconds in each process, shared by the engines it compares."""
+    starts: PositiveInt = Field(default=MIN_PROCESSES, ge=MIN_STARTS)
+    """Fresh processes that load each engine, for memory and the first inference."""
+    frame_interval_ms: PositiveFloat | None = None
+    """Also calls the engine at this pace, as a camera would."""
+
+
+@dataclass(frozen=True)
+class EnginePair:
+    """Two engines: the dense network's or another baseline, and the one that would ship."""
+
+    dense: EngineFile
+    shipped: EngineFile
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How a pair is timed."""
+
+    settings: Measure
+    batch: int
+    clock: Clock
+    least_calls: int
+    """In each process."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The task's metric for every validation sample."""
+
+    values: tuple[float, ...]
+    samples_sha256: str
+    """Of the samples' inputs, in order."""
+    labels: tuple[int, ...]
+    """Their classes; empty where they have none."""
+
+
+def timing_of(device: DeviceProfile, budget: Budget, settings: Measure) -> Timing:
+    """As the device runs it, with as many calls as the budget's percentiles need."""
+    limits = budget.limits()
+    tail = MIN_SAMPLES[99 if {"latency_p99_ms", "frame_p99_ms"} & set(limits) else 95]
+    least = -(-tail // settings.processes)
+    if "latency_p95_ratio" in limits:  # whose percentiles are of single processes
+        least = max(least, MIN_SAMPLES[95])
+    return Timing(settings, device.batch, device.clock, least)
+
+
+def engine_file(path: Path, device: DeviceProfile) -> EngineFile:
+    """An engine for the device's own runtime."""
+    return EngineFile(runtime=device.engine, options=device.options(), path=str(path))
+
+
+def time_engines(place: Place, engines: EnginePair, timing: Timing) -> tuple[LatencyRun, ...]:
+    """Raw times of both engines, interleaved, in fresh processes.
+
+    A session in which the dense engine differs from itself says nothing about another engine,
+    so it is repeated; the choice never looks at the engine under test.
+    """
+    for attempt in range(SESSIONS):
+        seeds = range(timing.settings.processes)
+        runs = tuple(_time_once(place, engines, timing, seed) for seed in seeds)
+        error = control_error(runs, timing.clock)
+        if error <= MAX_CONTROL_ERROR and all(run.warm for run in runs):
+            break
+        left = SESSIONS - 1 - attempt
+        log.warning("  the control differs by %.1f %%: noisy; %d tries left", 100 * error, left)
+    return runs
+
+
+def start_engine(
+    place: Place, engine: EngineFile, batch: int, settings: Measure
+) -> tuple[StartRun, ...]:
+    """Memory and first inference of fresh processes that load and run one engine."""
+    job = Job(start=StartJob(engine=engine, batch=batch))
+    return tuple(_answer(place, job, StartRun) for _ in range(settings.starts))
+
+
+def score_engine(place: Place, engine: EngineFile, task: Task) -> Scores:
+    """The task's metric for every validation sample, from the engine file itself.
+
+    Raises StageError for outputs or scores that are not finite or not one a sample.
+    """
+    digest = hashlib.sha256()
+    targets: list[Targets] = []
+
+    def inputs() -> Iterator[FloatArray]:
+        for batch, expected in batches(
+            task.validation, range(len(task.validation)), EVALUATION_BATCH
+        ):
+            digest.update(np.ascontiguousarray(batch).tobytes())
+            targets.append(expected)
+            yield batch
+
+    found: list[float] = []
+    for number, outputs in enumerate(place.outputs(engine, inputs())):
+        expected = targets[number]
+        check_labels(expected, outputs.shape[1])
+        with user_code("the metric"):
+            scores = np.asarray(task.metric(outputs, expected), np.float64)
+        if scores.shape != (len(outputs),) or not np.isfinite([*scores, *outputs.flat]).all():
+            raise StageError(f"sample {len(found)}: outputs or scores are not finite, one a sample")
+        found += scores.tolist()
+    if len(found) != len(task.validation):
+        raise DeviceError(f"{len(found)} of {len(task.validation)} samples were answered")
+    classes = all(expected.ndim == 1 and expected.dtype.kind in "iu" for expected in targets)
+    labels = tuple(int(label) for expected in targets for label in expected) if classes else ()
+    return Scores(tuple(found), digest.hexdigest(), labels)
+
+
+def _time_once(place: Place, engines: EnginePair, timing: Timing, seed: int) -> LatencyRun:
+    # The order in which engines are loaded shifts their memory layout, so it varies too.
+    names = random.Random(seed).sample(["dense", "control", "shipped"], 3)
+    engine = {"dense": engines.dense, "control": engines.dense, "shipped": engines.shipped}
+    job = LatencyJob(
+        engines={name: engine[name] for name in names},
+        batch=timing.batch,
+        seconds=timing.settings.seconds,
+        least_samples=timing.least_calls,
+        frame_interval_ms=timing.settings.frame_interval_ms,
+        seed=seed,
+    )
+    return _answer(place, Job(latency=job), LatencyRun)
+
+
+def _answer(place: Place, job: Job, kind: type[T]) -> T:
+    try:
+        return kind.model_validate_json(place.answer(job))
+    except ValidationError as error:
+        raise DeviceError(explain(error, kind, f"{place.name}: it answered nonsense")) from error

@@ -1,0 +1,1 @@
+"""A network: its groups, its plan, its weights, its costs, and running it."""

@@ -1,0 +1,1 @@
+"""Which channels go: criteria, allocators, and the choice between them."""

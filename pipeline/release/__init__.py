@@ -1,0 +1,1 @@
+"""What ships, with its evidence, and how it is judged again."""

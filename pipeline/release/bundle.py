@@ -1,0 +1,207 @@
+"""The bundle: what ships, with the evidence. Judging one needs no torch and no runtime."""
+
+import json
+import math
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import date
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, ValidationError
+
+from pipeline.data.digest import file_digest
+from pipeline.store.manifest import (
+    MANIFEST,
+    disk_faults,
+    manifest_fault,
+    publish,
+    write_json,
+    write_manifest,
+)
+from pipeline.store.reports import PruneReport
+from pipeline.store.store import StageRecord
+from profiles.budget import Budget
+from profiles.device import DeviceProfile, Ssh
+from profiles.errors import ConfigError, IntegrityError
+from profiles.gate import Outcome, Verdict, judge, worst
+from profiles.measurement import Measurement, figures
+from profiles.spec import FileName, Spec, explain, read_spec
+from profiles.waiver import Waiver
+
+SCHEMA_VERSION = 2
+
+
+class Terms(Spec):
+    """What an engine was built for, and what it may cost there."""
+
+    device_name: str
+    device: DeviceProfile
+    ssh: Ssh | None
+    """Where it was measured, without the key to it; on the machine that made the bundle if None."""
+    budget: Budget
+    engine: FileName
+    """The engine that would ship, a file of the bundle."""
+    dense: FileName
+    """The dense network's engine, the baseline of every ratio."""
+    measurement: FileName
+
+
+class AllTerms(Spec):
+    """Those of every target."""
+
+    schema_version: Literal[2] = 2
+    targets: Annotated[tuple[Terms, ...], Field(min_length=1)]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The evidence on one target, and the verdict on it."""
+
+    terms: Terms
+    measurement: Measurement
+    verdict: Verdict
+
+    def dense(self) -> dict[str, float]:
+        """The dense network's figures."""
+        calls = [run.dense for run in self.measurement.latency]
+        return figures(self.measurement.dense, calls, self.measurement.batch)
+
+    def shipped(self) -> dict[str, float]:
+        """The figures of the engine that would ship."""
+        calls = [run.shipped for run in self.measurement.latency]
+        return figures(self.measurement.shipped, calls, self.measurement.batch)
+
+
+@dataclass(frozen=True)
+class Release:
+    """All targets of a bundle, judged."""
+
+    pruned: PruneReport
+    targets: tuple[Judged, ...]
+
+    @property
+    def status(self) -> Outcome:
+        """The worst of them decides."""
+        return worst([target.verdict.status for target in self.targets])
+
+
+def judge_bundle(folder: Path, waivers: Sequence[Waiver] = (), today: date = date.max) -> Release:
+    """Judge a bundle anew from its raw samples alone; waivers valid `today` raise limits.
+
+    Raises IntegrityError when any file differs from the manifest, ConfigError when the folder
+    is no bundle.
+    """
+    check_bundle(folder)
+    found = []
+    for terms in read_spec(folder / "targets.json", AllTerms).targets:
+        measurement = read_measurement(folder / terms.measurement)
+        found.append(judged(terms, measurement, folder / terms.engine, waivers, today))
+    return Release(read_spec(folder / "prune.json", PruneReport), tuple(found))
+
+
+def judged(
+    terms: Terms,
+    measurement: Measurement,
+    engine: Path,
+    waivers: Sequence[Waiver] = (),
+    today: date = date.max,
+) -> Judged:
+    """The verdict on a measurement of the file `engine` under a target's terms."""
+    name, digest = terms.device_name, file_digest(engine)
+    verdict = judge(measurement, terms.budget, name, terms.device, digest, waivers, today)
+    return Judged(terms, measurement, verdict)
+
+
+def check_bundle(folder: Path) -> None:
+    """Raise unless every file of the bundle is as its manifest says."""
+    if not (folder / MANIFEST).is_file():
+        raise ConfigError(f"{folder}: not a bundle (it has no {MANIFEST})")
+    try:
+        fault = manifest_fault(folder)
+    except ConfigError as error:
+        fault = str(error)
+    if fault:
+        raise IntegrityError(f"{fault}: do not ship this bundle, make it again")
+
+
+def read_measurement(path: Path) -> Measurement:
+    """The raw evidence. NaN is read as it stands, for the gate to refuse."""
+    try:
+        return Measurement.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
+    except ValidationError as error:
+        raise ConfigError(explain(error, Measurement, str(path))) from error
+
+
+def write_bundle(
+    folder: Path,
+    files: Mapping[str, Path],
+    specs: Mapping[str, Spec],
+    found: Release,
+    pages: Mapping[str, str],
+) -> None:
+    """Write a bundle beside `folder` and rename it into place, over an older bundle only.
+
+    `files` are copied under their names, `specs` written as JSON, `pages` as they are. One writer
+    at a time: what a killed one left beside the folder is removed.
+    """
+    if folder.exists() and not (folder / MANIFEST).is_file():
+        raise ConfigError(f"{folder}: exists and is not a bundle; choose another --out")
+    work, old = (folder.with_name(f".{folder.name}.{end}") for end in ("new", "old"))
+    with disk_faults(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir()
+        try:
+            for name, path in files.items():
+                shutil.copyfile(path, work / name)
+            for name, spec in specs.items():
+                write_json(work / name, spec)
+            terms = tuple(target.terms for target in found.targets)
+            write_json(work / "targets.json", AllTerms(targets=terms))
+            write_json(work / "prune.json", found.pruned)
+            for target in found.targets:
+                write_json(work / target.terms.measurement, target.measurement)
+            (work / "verdict.json").write_text(verdict_json(found, [], None) + "\n")
+            for name, page in pages.items():
+                (work / name).write_text(page, encoding="utf-8")
+            write_manifest(work, 0.0)
+            if folder.exists():
+                shutil.rmtree(old, ignore_errors=True)
+                folder.rename(old)
+            publish(work, folder)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def verdict_json(found: Release, stages: Sequence[StageRecord], bundle: Path | None) -> str:
+    """One versioned object; a figure that is not finite is null."""
+    value = {
+        "schema_version": SCHEMA_VERSION,
+        "verdict": found.status,
+        "targets": [_target_json(target) for target in found.targets],
+        "stages": [asdict(record) for record in stages],
+        "bundle": None if bundle is None else str(bundle),
+    }
+    return json.dumps(value, indent=1, allow_nan=False)
+
+
+def _target_json(target: Judged) -> dict[str, object]:
+    return {
+        "device": target.terms.device_name,
+        "verdict": target.verdict.status,
+        "checks": [
+            {name: _finite(field) for name, field in asdict(check).items()}
+            for check in target.verdict.checks
+        ],
+        "dense": {name: _finite(figure) for name, figure in target.dense().items()},
+        "shipped": {name: _finite(figure) for name, figure in target.shipped().items()},
+    }
+
+
+def _finite(value: object) -> object:
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,65 @@
+"""Measure a bundle's engines again, with nothing but their runtime."""
+
+import logging
+import math
+from pathlib import Path
+
+from pipeline.measure.places import place_of
+from pipeline.measure.sessions import (
+    EnginePair,
+    Measure,
+    engine_file,
+    start_engine,
+    time_engines,
+    timing_of,
+)
+from pipeline.release.bundle import Judged, Release, judge_bundle, judged
+from profiles.errors import StageError
+
+log = logging.getLogger("slimgate")
+
+
+def remeasure(bundle: Path, settings: Measure) -> Release:
+    """Times and memory measured anew; scores and parity stay, bound to the engine by its digest,
+    where machine and runtime are those that gave them, and are missing elsewhere.
+
+    The engines are run only after the bundle was found to be as its manifest says.
+    """
+    before = judge_bundle(bundle)
+    targets = tuple(_again(bundle, target, settings) for target in before.targets)
+    return Release(before.pruned, targets)
+
+
+def _again(bundle: Path, target: Judged, settings: Measure) -> Judged:
+    terms, old = target.terms, target.measurement
+    if old.dense.unverified or old.shipped.unverified:
+        raise StageError(
+            f"{bundle}: its engines were never held to their network: {old.shipped.unverified}; "
+            "build it where they run"
+        )
+    device = terms.device
+    pair = EnginePair(
+        engine_file(bundle / terms.dense, device), engine_file(bundle / terms.engine, device)
+    )
+    with place_of(terms.ssh) as place:
+        dense_starts = start_engine(place, pair.dense, device.batch, settings)
+        starts = start_engine(place, pair.shipped, device.batch, settings)
+        runs = time_engines(place, pair, timing_of(device, terms.budget, settings))
+        host = place.host()
+    outputs: dict[str, object] = {}
+    if not host.computes_as(old.host):
+        log.warning(
+            "%s: another machine or runtime than the one that gave its scores; slimgate run "
+            "gives them anew",
+            terms.device_name,
+        )
+        outputs = {"scores": (), "samples_sha256": "", "parity_error": math.nan}
+    measurement = old.model_copy(
+        update={
+            "host": host,
+            "dense": old.dense.model_copy(update={**outputs, "starts": dense_starts}),
+            "shipped": old.shipped.model_copy(update={**outputs, "starts": starts}),
+            "latency": runs,
+        }
+    )
+    return judged(terms, measurement, bundle / terms.engine)

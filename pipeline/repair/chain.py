@@ -1,0 +1,64 @@
+"""A chain of recoveries, each kept only if the network answers more like the dense one."""
+
+from collections.abc import Sequence
+from math import inf, isfinite
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.network.calibration import Calibration
+from pipeline.network.distance import Teacher, teacher_for
+from pipeline.network.plan import PruningPlan
+from pipeline.network.run import outputs_of
+from pipeline.repair.recoveries import Recovery
+from pipeline.scoring.collect import Loss
+from pipeline.store.reports import RecoveryReport
+from profiles.plugins import name_of
+
+BATCH_SAMPLES = 64
+
+
+def repair(
+    network: nn.Module,
+    dense: nn.Module,
+    plan: PruningPlan,
+    chain: Sequence[Recovery],
+    calibration: Calibration,
+    loss: Loss,
+) -> tuple[RecoveryReport, ...]:
+    """Repair `network`, pruned from `dense` by `plan`, in place; both in eval mode.
+
+    A recovery after which the held-out samples are answered no more like `dense` is undone.
+    """
+    held = calibration.inputs[calibration.fitted :]
+    teacher = teacher_for(dense, loss, held.split(BATCH_SAMPLES), temperature=1.0)
+    before = distance_from(teacher, network, held)
+    reports = []
+    for recovery in chain:
+        state = {name: value.clone() for name, value in network.state_dict().items()}
+        remarks = recovery.recover(network, dense, plan, calibration)
+        after = distance_from(teacher, network, held)
+        kept = after < before
+        if not kept:
+            network.load_state_dict(state)
+        reports.append(
+            RecoveryReport(
+                name=name_of(recovery),
+                distance_before=before if isfinite(before) else None,
+                distance_after=after if isfinite(after) else None,
+                kept=kept,
+                remarks=remarks,
+            )
+        )
+        before = min(before, after)
+    return tuple(reports)
+
+
+def distance_from(teacher: Teacher, network: nn.Module, inputs: Tensor) -> float:
+    """How far the network's outputs are from the teacher's: the mean over samples, or inf."""
+    total = 0.0
+    for part in inputs.split(BATCH_SAMPLES):
+        with torch.no_grad():
+            outputs = outputs_of(network, part).double()
+        total += float(teacher.distance(outputs, teacher.outputs(part).double())) * len(part)
+    return total / len(inputs) if isfinite(total) else inf

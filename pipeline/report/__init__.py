@@ -1,0 +1,1 @@
+"""The verdict as people and CI systems read it."""

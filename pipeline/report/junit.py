@@ -1,0 +1,36 @@
+"""The verdict as JUnit XML: what CI systems draw as a list of tests."""
+
+from xml.etree.ElementTree import Element, SubElement, indent, tostring
+
+from pipeline.release.bundle import Release
+from profiles.gate import Check
+
+
+def junit(found: Release) -> str:
+    """A test suite for each target, a test case for each check; only a pass or a waiver is none."""
+    suites = Element("testsuites", name="slimgate")
+    for target in found.targets:
+        checks, name = target.verdict.checks, target.terms.device_name
+        suite = SubElement(
+            suites,
+            "testsuite",
+            name=name,
+            tests=str(len(checks)),
+            failures=str(sum(check.status == "fail" for check in checks)),
+            errors=str(sum(check.status == "inconclusive" for check in checks)),
+        )
+        for check in checks:
+            _case(suite, name, check)
+    indent(suites)
+    return f'<?xml version="1.0" encoding="UTF-8"?>\n{tostring(suites, encoding="unicode")}\n'
+
+
+def _case(suite: Element, target: str, check: Check) -> None:
+    case = SubElement(suite, "testcase", classname=f"slimgate.{target}", name=check.name)
+    figures = f"{check.measured:.6g} [{check.lower:.6g}, {check.upper:.6g}], {check.limit:.6g}"
+    kinds = {"fail": "failure", "inconclusive": "error"}
+    if check.status in kinds:
+        problem = SubElement(case, kinds[check.status], message=check.reason)
+        problem.text = f"measured [bounds], limit: {figures}"
+    else:
+        SubElement(case, "system-out").text = " ".join([figures, check.reason]).strip()

@@ -1,0 +1,1 @@
+"""What one calibration pass tells of each layer."""

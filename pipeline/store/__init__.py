@@ -1,0 +1,1 @@
+"""Stages, their results, and where those are kept."""

@@ -1,0 +1,114 @@
+"""What each stage reports of what it did, as it stands in its folder."""
+
+from typing import TYPE_CHECKING
+
+from exporters.exporter import BuildFacts
+from exporters.graph.cost import LayerCost
+from exporters.parity import Parity
+from profiles.device import Precision
+from profiles.spec import Spec
+
+if TYPE_CHECKING:
+    pass
+
+
+class GroupReport(Spec):
+    """What became of one group."""
+
+    units: int
+    kept: int
+    lowest_kept: float
+    highest_removed: float | None
+
+
+class Trial(Spec):
+    """One way to prune that was tried: how far it ends from the dense network."""
+
+    criterion: str
+    allocator: str
+    distance: float | None
+    """On held-out samples, after a quick repair; None where it could not be tried."""
+    reason: str
+
+
+class PruneReport(Spec):
+    """Asked and achieved, and what could not be pruned."""
+
+    criterion: str
+    allocator: str
+    macs_ratio_asked: float | None
+    macs_ratio: float
+    macs_dense: int
+    macs: int
+    groups: dict[str, GroupReport]
+    refused: dict[str, str]
+    trials: tuple[Trial, ...]
+    """What the criterion and the allocator were chosen from."""
+    remarks: tuple[str, ...]
+
+
+class RecoveryReport(Spec):
+    """What one recovery did on the held-out samples."""
+
+    name: str
+    distance_before: float | None
+    """From the dense network's outputs: KL divergence of logits, else relative squared error.
+    None where the outputs are not finite."""
+    distance_after: float | None
+    kept: bool
+    remarks: tuple[str, ...]
+
+
+class RepairReport(Spec):
+    """Every recovery, in turn."""
+
+    recoveries: tuple[RecoveryReport, ...]
+
+
+class Baseline(Spec):
+    """A network that the pruned one has to beat, or, as "chosen", the pruned one itself."""
+
+    name: str
+    distance: float | None
+    """From the dense network's outputs after a quick repair; None where there is none."""
+    score: float | None
+    """The task's metric on the validation samples; None where nothing was trained."""
+
+
+class CheckReport(Spec):
+    """The baselines, and how well the distance foretells the score."""
+
+    baselines: tuple[Baseline, ...]
+    kendall_tau: float | None
+    """Between nearness after repair and score after fine-tuning, over `plans` plans."""
+    plans: int
+
+
+class BuildReport(Spec):
+    """How an engine came to be, and how near its outputs are to the network's."""
+
+    engine: str
+    precision: Precision
+    parity: Parity | None
+    """On images; None for an engine that was built but never run."""
+    elsewhere: Parity | None
+    """On noise and edges."""
+    unverified: str
+    """Why not; empty for one that ran."""
+    facts: BuildFacts
+
+
+class ExportReport(Spec):
+    """How an ONNX model came to be, and how near it is to the network."""
+
+    method: str
+    refused: tuple[str, ...]
+    opset: int
+    nodes_exported: int
+    nodes: int
+    export_error: float
+    simplified_by: str
+    simplify_error: float
+    macs: int
+    parameters: int
+    layers: tuple[LayerCost, ...]

@@ -1,0 +1,153 @@
+"""The store: a stage runs once for one configuration and one source.
+
+A result is written to a folder of its own, made durable, and renamed into place together with
+a manifest; a killed run leaves nothing that looks finished. Safety never rests on a lock: the
+lock only saves two runs from doing the same work, and tells a dead run's leftovers.
+"""
+
+import contextlib
+import logging
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import platformdirs
+from filelock import FileLock, Timeout
+
+from pipeline.data.digest import value_digest
+from pipeline.store.manifest import disk_faults, manifest_fault, publish, write_manifest
+from pipeline.store.stage import In, Out, Stage
+from profiles.errors import ConfigError
+
+log = logging.getLogger("slimgate")
+
+SCRATCH_DAYS = 30
+
+
+@dataclass(frozen=True)
+class StageRecord:
+    """What became of one stage in one run."""
+
+    name: str
+    key: str
+    cached: bool
+    seconds: float
+
+
+class Runner(Protocol):
+    """Turns a stage and its source into the stage's artifact."""
+
+    def run(self, name: str, stage: Stage[In, Out], source: In) -> Out: ...
+
+
+class Store:
+    """Results on disk below `root`; `records` tells what this run did."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self.records: list[StageRecord] = []
+        with disk_faults(root):
+            for folder in ("done", "work", "scratch", "locks"):
+                (root / folder).mkdir(parents=True, exist_ok=True)
+            self._sweep()
+
+    def run(self, name: str, stage: Stage[In, Out], source: In) -> Out:
+        """The stage's artifact, from the store when it is there whole, else made now."""
+        key = stage.key(source)
+        done = self._root / "done" / key
+        if any(record.key == key for record in self.records):
+            return stage.load(source, done, key)
+        start = time.perf_counter()
+        if self._is_whole(done):
+            return self._finish(name, stage, source, key, True, start)
+        lock = FileLock(self._root / "locks" / key)
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(lock.acquire(timeout=0))
+            except Timeout:
+                log.info("%s: another run is making this result; waiting for it", name)
+                stack.enter_context(lock.acquire())
+            if self._is_whole(done):
+                return self._finish(name, stage, source, key, True, start)
+            self._make(name, stage, source, key)
+        return self._finish(name, stage, source, key, False, start)
+
+    def has(self, key: str) -> bool:
+        """Whether the result `key` is in the store, whole."""
+        return self._is_whole(self._root / "done" / key)
+
+    @contextlib.contextmanager
+    def alone(self, purpose: str) -> Iterator[None]:
+        """Keep other runs on this store from doing `purpose` at the same time."""
+        with FileLock(self._root / "locks" / value_digest(purpose)):
+            yield
+
+    def _make(self, name: str, stage: Stage[In, Out], source: In, key: str) -> None:
+        log.info("%s ...", name)
+        start = time.perf_counter()
+        scratch = self._root / "scratch" / key
+        with disk_faults(self._root):
+            work = Path(tempfile.mkdtemp(prefix=f"{key}.", dir=self._root / "work"))
+            try:
+                stage.run(source, work, scratch)
+                write_manifest(work, time.perf_counter() - start)
+                publish(work, self._root / "done" / key)
+            finally:
+                shutil.rmtree(work, ignore_errors=True)
+            shutil.rmtree(scratch, ignore_errors=True)
+
+    def _finish(
+        self, name: str, stage: Stage[In, Out], source: In, key: str, cached: bool, start: float
+    ) -> Out:
+        seconds = time.perf_counter() - start
+        log.info("%s: %s, %.1f s", name, "cached" if cached else "done", seconds)
+        self.records.append(StageRecord(name, key, cached, seconds))
+        return stage.load(source, self._root / "done" / key, key)
+
+    def _is_whole(self, folder: Path) -> bool:
+        """Whether the folder is there and every byte is as its manifest says."""
+        if not folder.exists():
+            return False
+        try:
+            fault = manifest_fault(folder)
+        except ConfigError as error:
+            fault = str(error)
+        if fault:
+            log.warning("a stored result is damaged and will be made again: %s", fault)
+            shutil.rmtree(folder, ignore_errors=True)
+        return not fault
+
+    def _sweep(self) -> None:
+        """Remove what dead runs left: a live one holds the lock of its key."""
+        for work in (self._root / "work").iterdir():
+            key = work.name.partition(".")[0]
+            with contextlib.suppress(Timeout), FileLock(self._root / "locks" / key, timeout=0):
+                shutil.rmtree(work, ignore_errors=True)
+        oldest = time.time() - SCRATCH_DAYS * 86400
+        for scratch in (self._root / "scratch").iterdir():
+            if scratch.stat().st_mtime < oldest or (self._root / "done" / scratch.name).exists():
+                shutil.rmtree(scratch, ignore_errors=True)
+
+
+class Plan:
+    """A runner that runs nothing: `rows` tells what a run would do."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.rows: list[StageRecord] = []
+
+    def run(self, name: str, stage: Stage[In, Out], source: In) -> Out:
+        """The artifact as it would be; its files need not exist."""
+        key = stage.key(source)
+        self.rows.append(StageRecord(name, key, self._store.has(key), 0.0))
+        return stage.load(source, Path(), key)
+
+
+def default_root() -> Path:
+    """`$SLIMGATE_CACHE`, or the user's cache folder."""
+    return Path(os.environ.get("SLIMGATE_CACHE") or platformdirs.user_cache_path("slimgate"))

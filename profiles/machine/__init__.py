@@ -1,0 +1,1 @@
+"""What a machine tells of itself, and what is timed in it."""

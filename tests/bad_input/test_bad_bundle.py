@@ -1,0 +1,200 @@
+"""A bundle that is not as it was written is refused, and evidence that is none never passes."""
+
+import json
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from project import Project
+
+from pipeline.release.bundle import read_measurement
+from pipeline.store.manifest import MANIFEST, write_manifest
+from profiles.measurement import Measurement
+
+
+def gate(project: Project) -> int:
+    return project.slimgate("gate", project.bundle).code
+
+
+def rewrite(project: Project, name: str, text: str) -> None:
+    """Write a file of the bundle anew, and make the manifest agree."""
+    (project.bundle / name).write_text(text)
+    (project.bundle / MANIFEST).unlink()
+    write_manifest(project.bundle, 0.0)
+
+
+def change_terms(project: Project, fields: dict[str, object]) -> None:
+    """Change what the one target of a bundle was built for."""
+    whole = json.loads((project.bundle / "targets.json").read_text())
+    (terms,) = whole["targets"]
+    rewrite(project, "targets.json", json.dumps({**whole, "targets": [terms | fields]}))
+
+
+def evidence(project: Project) -> Measurement:
+    return read_measurement(project.bundle / "measurement.json")
+
+
+def test_the_bundle_of_a_complete_run_passes(released: Project) -> None:
+    assert gate(released) == 0
+    rewrite(released, "measurement.json", evidence(released).model_dump_json())
+    assert gate(released) == 0
+
+
+@pytest.mark.parametrize("verb", ["gate", "measure"])
+@pytest.mark.parametrize("name", ["none", ".", "net.py"])
+def test_a_place_without_a_bundle_is_named(verb: str, name: str, project: Project) -> None:
+    path = project.folder / name
+    project.slimgate(verb, path).says(2, f"{path}: not a bundle (it has no MANIFEST.json)")
+
+
+@pytest.mark.parametrize("verb", ["gate", "measure"])
+def test_one_flipped_byte_in_any_file_is_refused(verb: str, released: Project) -> None:
+    files = [path for path in released.bundle.iterdir() if path.name != MANIFEST]
+    assert len(files) >= 10
+    for path in files:
+        raw = path.read_bytes()
+        middle = len(raw) // 2
+        path.write_bytes(raw[:middle] + bytes([raw[middle] ^ 1]) + raw[middle + 1 :])
+        released.slimgate(verb, released.bundle).says(
+            7, f"{path} has not the content", "do not ship"
+        )
+        path.write_bytes(raw)
+    assert gate(released) == 0
+
+
+def test_a_flipped_byte_in_the_manifest_never_passes(released: Project) -> None:
+    path = released.bundle / MANIFEST
+    raw = path.read_bytes()
+    start = raw.index(b'"files"')  # before it stand only the seconds that the run took
+    for place in range(start, len(raw), 13):
+        if raw[place : place + 1].isspace():
+            continue
+        path.write_bytes(raw[:place] + bytes([raw[place] ^ 1]) + raw[place + 1 :])
+        assert gate(released) in (2, 7), place
+
+
+@pytest.mark.parametrize("raw", [b"", b"{", b"\xff", b"{}", b"[]"])
+def test_a_manifest_that_cannot_be_read_is_refused(raw: bytes, released: Project) -> None:
+    (released.bundle / MANIFEST).write_bytes(raw)
+    released.slimgate("gate", released.bundle).says(7, MANIFEST, "do not ship")
+
+
+@pytest.mark.parametrize("name", ["more.txt", ".hidden", "folder/more.txt"])
+def test_an_extra_file_is_refused(name: str, released: Project) -> None:
+    path = released.bundle / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("")
+    released.slimgate("gate", released.bundle).says(7, f"{path} is not in the manifest", "do not")
+
+
+def test_a_missing_file_is_refused(released: Project) -> None:
+    for path in [path for path in released.bundle.iterdir() if path.name != MANIFEST]:
+        raw = path.read_bytes()
+        path.unlink()
+        released.slimgate("gate", released.bundle).says(7, f"{path} is missing", "do not ship")
+        path.write_bytes(raw)
+    assert gate(released) == 0
+
+
+def test_a_link_in_place_of_a_file_is_refused(released: Project, tmp_path: Path) -> None:
+    path = released.bundle / "engine.onnx"
+    shutil.move(path, tmp_path / "elsewhere.onnx")
+    path.symlink_to(tmp_path / "elsewhere.onnx")
+    released.slimgate("gate", released.bundle).says(7, f"{path} ", "do not ship")
+
+
+def shipped(found: Measurement, **fields: object) -> Measurement:
+    return found.model_copy(update={"shipped": found.shipped.model_copy(update=fields)})
+
+
+def dense(found: Measurement, **fields: object) -> Measurement:
+    return found.model_copy(update={"dense": found.dense.model_copy(update=fields)})
+
+
+def with_a_peak_of_nan(found: Measurement) -> Measurement:
+    first, *others = found.shipped.starts
+    return shipped(found, starts=(first.model_copy(update={"peak_mib": math.nan}), *others))
+
+
+EVIDENCE: dict[str, tuple[Callable[[Measurement], Measurement], str]] = {
+    "a score of NaN": (
+        lambda m: shipped(m, scores=(math.nan, *m.shipped.scores[1:])),
+        "no usable figure; measure again",
+    ),
+    "a dense score of NaN": (
+        lambda m: dense(m, scores=(math.nan, *m.dense.scores[1:])),
+        "no usable figure; measure again",
+    ),
+    "infinite scores": (lambda m: shipped(m, scores=(math.inf,) * 32), "no usable figure"),
+    "no scores": (lambda m: shipped(m, scores=()), "no usable figure; measure again"),
+    "fewer scores": (lambda m: shipped(m, scores=(1.0,)), "no usable figure; measure again"),
+    "a peak of NaN": (with_a_peak_of_nan, "a peak below its own baseline; measure again"),
+    "one memory run": (
+        lambda m: shipped(m, starts=m.shipped.starts[:1]),
+        "1 memory runs, 3 needed",
+    ),
+    "another engine": (
+        lambda m: shipped(m, sha256=m.dense.sha256),
+        "stale: another engine file was measured; measure again",
+    ),
+    "another device": (
+        lambda m: m.model_copy(update={"device": "x86-64"}),
+        "measured for x86-64, not host; measure again",
+    ),
+    "other threads": (
+        lambda m: m.model_copy(update={"threads": 4}),
+        "measured with 4 threads, the device runs 1",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", EVIDENCE)
+def test_evidence_that_is_none_is_inconclusive_and_says_why(case: str, released: Project) -> None:
+    change, says = EVIDENCE[case]
+    rewrite(released, "measurement.json", change(evidence(released)).model_dump_json())
+    outcome = released.slimgate("gate", released.bundle)
+    assert outcome.code == 6, outcome.out
+    assert "verdict: INCONCLUSIVE" in outcome.out
+    assert says in outcome.out
+    machine = released.slimgate("gate", released.bundle, "--json")
+    assert machine.code == 6
+    assert json.loads(machine.out)["verdict"] == "inconclusive"
+    assert "NaN" not in machine.out
+
+
+def test_nan_in_place_of_a_number_is_read_as_it_stands(released: Project) -> None:
+    text = evidence(released).model_dump_json()
+    start = text.index('"scores":[') + len('"scores":[')
+    rewrite(released, "measurement.json", text[:start] + "NaN," + text[start + len("0.0,") :])
+    assert gate(released) == 6
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"budget": {}}, "budget: a budget needs at least one of"),
+        ({"engine": "none.onnx"}, "none.onnx: cannot be read"),
+        ({"engine": "../outside.onnx"}, "engine: String should match"),
+        ({"more": 1}, "more: unknown key"),
+    ],
+)
+def test_terms_that_make_no_sense_are_told_so(
+    fields: dict[str, object], says: str, released: Project
+) -> None:
+    change_terms(released, fields)
+    released.slimgate("gate", released.bundle).says(2, f"{released.bundle}", says)
+
+
+def test_evidence_that_makes_no_sense_is_told_so(released: Project) -> None:
+    text = dense(evidence(released), macs=0).model_dump_json()
+    rewrite(released, "measurement.json", text)
+    released.slimgate("gate", released.bundle).says(
+        2, "measurement.json: dense.macs: Input should be greater than 0 (found 0)"
+    )
+
+
+def test_a_budget_that_was_missed_ends_with_1(released: Project) -> None:
+    change_terms(released, {"budget": {"macs_ratio": 0.01}})
+    assert gate(released) == 1

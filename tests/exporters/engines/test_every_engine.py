@@ -1,0 +1,253 @@
+"""Every runtime keeps one contract; a new file in exporters/engines is tested as it is."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from graphs import Floats, feeds, linear
+from networks import Residual, trained
+from torch import nn
+
+from exporters.board.session import Session, TensorSpec
+from exporters.board.sessions.ort import PROVIDER, OrtSession
+from exporters.engines.ort import Ort
+from exporters.exporter import Exporter, Source, call_one, runtime
+from exporters.graph.reference import plain_network
+from exporters.graph.to_onnx import to_onnx
+from exporters.parity import compare, require
+from profiles.device import EngineOptions
+from profiles.errors import ConfigError, DeviceError, MissingExtra, StageError
+from profiles.plugins import plugin_names
+
+ENGINES = plugin_names("exporters.engines")
+
+
+@pytest.fixture(scope="module", params=ENGINES)
+def exporter(request: pytest.FixtureRequest) -> Exporter:
+    try:
+        return runtime(request.param, EngineOptions(compute_capability="8.6"))
+    except MissingExtra as missing:
+        pytest.skip(str(missing))
+
+
+@pytest.fixture(scope="module")
+def network() -> onnx.ModelProto:
+    """A real network with batch norms and a residual stream."""
+    return to_onnx(trained(Residual), feeds(1, 3, 8, 8), opset=20, dynamic_batch=True).model
+
+
+class Linear(nn.Module):
+    """What `graphs.linear` is, in torch: x [[1, 3], [2, 4]] + [10, 20]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(2, 2)
+        self.fc.load_state_dict(
+            {"weight": torch.tensor([[1.0, 2], [3, 4]]), "bias": torch.tensor([10.0, 20])}
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.fc(x)
+        return y
+
+
+def source(model: onnx.ModelProto, network: nn.Module, folder: Path) -> Source:
+    """`model` as a file, beside the network it is; its calibration has the shape of its input."""
+    (folder / "model.onnx").write_bytes(model.SerializeToString())
+    shape = [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim[1:]]
+    inputs = np.random.default_rng(0).standard_normal((16, *shape), np.float32)
+    return Source(folder / "model.onnx", inputs, network.eval)
+
+
+def built(exporter: Exporter, given: Source) -> Path:
+    engine = given.model.with_name(f"engine{exporter.suffix}")
+    exporter.build(given, engine)
+    return engine
+
+
+def opened(exporter: Exporter, given: Source) -> Session:
+    """The engine built and opened; where none can run, that is said, and the test is skipped."""
+    engine = built(exporter, given)
+    assert engine.stat().st_size > 0
+    if exporter.obstacle():
+        with pytest.raises(DeviceError):
+            exporter.open(engine)
+        pytest.skip(exporter.obstacle())
+    return exporter.open(engine)
+
+
+def test_there_is_a_runtime() -> None:
+    assert "ort" in ENGINES
+
+
+def test_an_engine_gives_the_answer_known_by_hand(exporter: Exporter, tmp_path: Path) -> None:
+    session = opened(exporter, source(linear(), Linear(), tmp_path))
+    (found,) = session.run({session.inputs[0].name: np.array([[1, 2]], np.float32)})
+    assert found.dtype == np.float32
+    assert found.tolist() == [[1 + 2 * 2 + 10, 3 * 1 + 4 * 2 + 20]]
+
+
+def test_an_engine_tells_its_inputs(exporter: Exporter, tmp_path: Path) -> None:
+    session = opened(exporter, source(linear(), Linear(), tmp_path))
+    (found,) = session.inputs
+    assert found in [TensorSpec(found.name, "float32", (batch, 2)) for batch in (None, 1)]
+
+
+TELL_LAYERS = {"ort", "openvino"}
+
+
+def test_layers_have_times_where_the_runtime_tells_them(
+    exporter: Exporter, network: onnx.ModelProto, tmp_path: Path
+) -> None:
+    given = source(network, trained(Residual), tmp_path)
+    opened(exporter, given)
+    found = exporter.layer_times_ms(given.model.with_name(f"engine{exporter.suffix}"), 1)
+    name = type(exporter).__module__.rpartition(".")[2]
+    assert (len(found) > 2) == (name in TELL_LAYERS)
+    assert all(0 < ms < 1000 for ms in found.values())
+
+
+@pytest.mark.parametrize("batch", [1, 5])
+def test_an_engine_is_the_network_it_was_built_from(
+    exporter: Exporter, network: onnx.ModelProto, tmp_path: Path, batch: int
+) -> None:
+    session = opened(exporter, source(network, trained(Residual), tmp_path))
+    if batch > 1 and session.inputs[0].shape[0] is not None:
+        pytest.skip("this runtime's engines have a fixed batch")
+    reference = plain_network(network.SerializeToString())
+
+    def engine(feed: Floats) -> Floats:
+        return call_one(session, feed)
+
+    require("building", compare(reference, engine, feeds(batch, 3, 8, 8, seed=3)))
+
+
+def test_what_one_run_returned_the_next_does_not_change(exporter: Exporter, tmp_path: Path) -> None:
+    session = opened(exporter, source(linear(), Linear(), tmp_path))
+    first = call_one(session, np.zeros((1, 2), np.float32))
+    call_one(session, np.ones((1, 2), np.float32))
+    assert first.tolist() == [[10, 20]]
+
+
+def test_an_engine_is_a_file_of_its_own(exporter: Exporter, tmp_path: Path) -> None:
+    engine = built(exporter, source(linear(), Linear(), tmp_path))
+    assert exporter.suffix.startswith(".")
+    (tmp_path / "model.onnx").unlink()
+    assert {path.name for path in tmp_path.iterdir()} == {engine.name}
+    if exporter.obstacle():
+        pytest.skip(exporter.obstacle())
+    moved = engine.rename(tmp_path / f"moved{exporter.suffix}")
+    assert call_one(exporter.open(moved), np.ones((1, 2), np.float32)).tolist() == [[13, 27]]
+
+
+@pytest.mark.parametrize("content", [b"", b"nonsense", b"\x08\x0a" * 99, None])
+def test_a_file_that_is_no_engine_is_a_fault_of_the_device(
+    exporter: Exporter, tmp_path: Path, content: bytes | None
+) -> None:
+    path = tmp_path / f"engine{exporter.suffix}"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(DeviceError, match=path.name):
+        exporter.open(path)
+
+
+@pytest.mark.parametrize("cut", [0.5, 0.9])
+def test_an_engine_cut_short_is_a_fault_of_the_device(
+    exporter: Exporter, network: onnx.ModelProto, tmp_path: Path, cut: float
+) -> None:
+    engine = built(exporter, source(network, trained(Residual), tmp_path))
+    raw = engine.read_bytes()
+    engine.write_bytes(raw[: int(cut * len(raw))])
+    with pytest.raises(DeviceError, match=engine.name):
+        exporter.open(engine)
+
+
+class Complex(nn.Module):
+    """A network that no edge runtime takes."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        values: torch.Tensor = torch.linalg.eigvals(x.T @ x).real[None]
+        return values
+
+
+def test_a_network_that_cannot_be_built_is_a_fault_of_the_stage(
+    exporter: Exporter, tmp_path: Path
+) -> None:
+    given = source(linear(), Complex(), tmp_path)
+    given.model.write_bytes(b"nonsense")
+    with pytest.raises((StageError, ConfigError)):
+        exporter.build(given, tmp_path / f"engine{exporter.suffix}")
+    assert not (tmp_path / f"engine{exporter.suffix}").exists()
+
+
+def test_onnx_runtime_names_an_op_that_it_does_not_know(tmp_path: Path) -> None:
+    model = linear()
+    model.graph.node[0].op_type = "NoSuchOp"
+    with pytest.raises(ConfigError, match="NoSuchOp"):
+        built(Ort(), source(model, Linear(), tmp_path))
+
+
+def test_an_engine_depends_on_named_versions(exporter: Exporter) -> None:
+    found = exporter.environment()
+    assert found
+    assert all(found.values())
+    assert found == exporter.environment()
+
+
+def test_an_unknown_runtime_is_told_the_known_ones() -> None:
+    with pytest.raises(ConfigError, match=r"'tensor' is none of the engines: .*ort"):
+        runtime("tensor")
+
+
+def test_the_threads_are_those_asked_for() -> None:
+    assert runtime("ort", EngineOptions(threads=3)) == Ort(threads=3)
+
+
+def test_onnx_runtime_runs_on_the_cpu_and_nothing_else(tmp_path: Path) -> None:
+    engine = built(Ort(), source(linear(), Linear(), tmp_path))
+    session = onnxruntime.InferenceSession(str(engine), providers=[PROVIDER])
+    assert session.get_providers() == ["CPUExecutionProvider"]
+    assert OrtSession(session).inputs[0].name == "x"
+    others = [name for name in onnxruntime.get_available_providers() if name != PROVIDER]
+    for other in others:
+        mixed = onnxruntime.InferenceSession(str(engine), providers=[other, PROVIDER])
+        with pytest.raises(DeviceError, match=other):
+            OrtSession(mixed)
+
+
+def test_onnx_runtime_folds_the_batch_norms_when_it_builds(
+    network: onnx.ModelProto, tmp_path: Path
+) -> None:
+    engine = onnx.ModelProto.FromString(
+        built(Ort(), source(network, trained(Residual), tmp_path)).read_bytes()
+    )
+    assert "BatchNormalization" not in {node.op_type for node in engine.graph.node}
+    assert len(engine.graph.node) <= len(network.graph.node)
+
+
+def test_a_portable_engine_has_nothing_in_it_of_this_processor(
+    network: onnx.ModelProto, tmp_path: Path
+) -> None:
+    given = source(network, trained(Residual), tmp_path)
+    domains = {}
+    for exporter in (Ort(), Ort(portable=True)):
+        raw = built(exporter, given).read_bytes()
+        domains[exporter.portable] = {n.domain for n in onnx.ModelProto.FromString(raw).graph.node}
+        session = exporter.open(given.model.with_name("engine.onnx"))
+        (feed,) = feeds(1, 3, 8, 8, count=1, seed=7)
+        wanted = plain_network(network.SerializeToString())(feed)
+        np.testing.assert_allclose(call_one(session, feed), wanted, rtol=1e-4, atol=1e-5)
+    assert "com.microsoft.nchwc" not in domains[True]
+    assert "cpu" not in Ort(portable=True).environment()
+    if "avx2" in Path("/proc/cpuinfo").read_text():
+        assert "com.microsoft.nchwc" in domains[False]
+
+
+def test_the_plain_network_is_the_graph_as_it_stands() -> None:
+    plain = plain_network(linear().SerializeToString())
+    assert plain(np.zeros((3, 2), np.float32)).tolist() == [[10, 20]] * 3
+    with pytest.raises(StageError, match="cannot load the model"):
+        plain_network(b"nonsense")

@@ -1,0 +1,165 @@
+"""A network pruned in memory, from a program of one's own."""
+
+import pytest
+import torch
+from halves import distance, images, same, state_of
+from networks import NETWORKS, Chain, Concat, Depthwise, Grouped, Residual, trained
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.data import DataLoader, TensorDataset
+
+from pipeline.api import Widths, apply_plan, prune
+from pipeline.prune.allocators.uniform import Uniform
+from pipeline.prune.criteria.magnitude import Magnitude
+from pipeline.prune.criteria.reconstruction import Reconstruction
+from pipeline.repair.recoveries.bn_recalibrate import BnRecalibrate
+from profiles.errors import ConfigError, SlimgateError, StageError
+
+
+def loader(count: int = 160, batch: int = 32) -> DataLoader[tuple[Tensor, ...]]:
+    return DataLoader(TensorDataset(images(count), torch.arange(count) % 4), batch_size=batch)
+
+
+def pairs(count: int = 160) -> list[tuple[Tensor, Tensor]]:
+    return [(inputs, targets) for inputs, targets in loader(count)]
+
+
+@pytest.mark.parametrize("kind", [Chain, Residual, Depthwise, Grouped])
+@pytest.mark.parametrize("ratio", [0.7, 0.4])
+def test_three_lines_prune_a_network_to_its_target_and_repair_it(
+    kind: type[nn.Module], ratio: float
+) -> None:
+    network = trained(kind)
+    before = state_of(network)
+    slim = prune(network, pairs(), ratio)
+    assert 0.2 * ratio < slim.macs_ratio <= ratio
+    assert same(before, network)
+    sizes = [sum(p.numel() for p in one.parameters()) for one in (slim.network, network)]
+    assert sizes[0] < sizes[1]
+    assert not slim.network.training
+    (report,) = slim.recoveries
+    assert report.name == "least_squares"
+    raw, new = apply_plan(network, slim.plan), images(60, 1)
+    if report.kept:
+        assert distance(slim.network, network, new) < distance(raw, network, new)
+
+
+def test_a_data_loader_can_be_given_as_it_is() -> None:
+    network = trained(Chain)
+    assert prune(network, pairs(), 0.5).plan == prune(network, iter(pairs()), 0.5).plan
+
+
+def test_the_plan_and_the_state_build_the_network_again() -> None:
+    slim = prune(trained(Residual), pairs(), 0.5)
+    again = apply_plan(Residual(), slim.plan)
+    again.load_state_dict(slim.network.state_dict())
+    inputs = images(9, 1)
+    with torch.no_grad():
+        assert torch.equal(again.eval()(inputs), slim.network(inputs))
+
+
+def test_a_network_with_transposed_convolutions_needs_another_criterion_and_is_told() -> None:
+    with pytest.raises(StageError, match=r"left: .*cannot score them; choose another"):
+        prune(trained(Concat), pairs(), 0.5)
+    slim = prune(trained(Concat), pairs(), 0.5, criterion=Magnitude(), allocator=Uniform())
+    assert slim.macs_ratio <= 0.5
+
+
+def test_the_same_samples_give_the_same_network() -> None:
+    once, twice = (prune(trained(Residual), pairs(), 0.5) for _ in range(2))
+    assert once.plan == twice.plan
+    assert same(state_of(once.network), twice.network)
+    assert once.recoveries == twice.recoveries
+
+
+def test_channels_are_multiples_where_that_is_asked() -> None:
+    slim = prune(trained(Depthwise), pairs(), 0.6, widths=Widths(multiple=4, floor=4))
+    kept = [len(part.out.channels) for part in slim.plan.layers.values() if part.out]
+    assert kept
+    assert all(count % 4 == 0 for count in kept)
+
+
+def test_recoveries_run_in_turn_and_none_is_no_repair() -> None:
+    network = trained(Residual)
+    chain = (BnRecalibrate(), BnRecalibrate())
+    slim = prune(network, pairs(), 0.5, recoveries=chain)
+    assert [one.name for one in slim.recoveries] == ["bn_recalibrate"] * 2
+    bare = prune(network, pairs(), 0.5, recoveries=())
+    assert bare.recoveries == ()
+    assert same(state_of(apply_plan(network, bare.plan)), bare.network)
+
+
+def squared(outputs: Tensor, targets: Tensor) -> Tensor:
+    return functional.mse_loss(outputs, targets)
+
+
+def test_values_are_pruned_with_a_loss_of_ones_own() -> None:
+    batches = [(inputs, torch.randn(len(inputs), 4)) for inputs, _ in pairs()]
+    for criterion in (Magnitude(), Reconstruction()):
+        slim = prune(trained(Residual), batches, 0.5, criterion=criterion, loss=squared)
+        assert slim.recoveries[0].kept
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_hardly_any_samples_are_refused(count: int) -> None:
+    with pytest.raises(ConfigError, match=f"{count} calibration samples; at least 2 are needed"):
+        prune(trained(Chain), pairs(count) if count else [], 0.5)
+
+
+def test_two_samples_prune_and_say_what_could_not_be_repaired() -> None:
+    slim = prune(trained(Residual), pairs(2), 0.7)
+    said = " ".join(slim.recoveries[0].remarks)
+    assert "too few for least squares" in said
+    with torch.no_grad():
+        assert bool(slim.network(images(3)).isfinite().all())
+
+
+class Random(nn.Module):
+    """Drops channels even when it is asked for answers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 8, 3), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.fc(functional.dropout(functional.relu(self.conv(x)).mean((2, 3)), 0.5))
+        return y
+
+
+def test_a_network_that_answers_differently_each_time_is_told_so() -> None:
+    torch.manual_seed(0)
+    with pytest.raises(StageError, match="answers differently to the same input"):
+        prune(Random(), pairs(), 0.5)
+
+
+def test_a_target_that_cannot_be_reached_is_told() -> None:
+    with pytest.raises(StageError, match="reaches no less than"):
+        prune(trained(Chain), pairs(), 1e-6)
+
+
+def test_a_network_without_anything_to_prune_is_told() -> None:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(192, 4)).eval()
+    with pytest.raises(StageError, match="the network has nothing to prune"):
+        prune(network, pairs(), 0.5)
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_samples_that_are_not_finite_end_in_one_message(kind: type[nn.Module]) -> None:
+    batches = pairs()
+    batches[1][0][3] = float("nan")
+    with pytest.raises(SlimgateError):
+        prune(trained(kind), batches, 0.5, criterion=Magnitude(), allocator=Uniform())
+
+
+def test_images_of_another_kind_are_told_and_not_a_traceback_of_torch() -> None:
+    batches = [(torch.randn(20, 5, 8, 8), torch.arange(20) % 4)]
+    with pytest.raises(SlimgateError, match="channels"):
+        prune(trained(Chain), batches, 0.5)
+
+
+def test_a_network_given_in_training_mode_is_pruned_in_eval_mode_and_given_back_so() -> None:
+    network = trained(Residual).train()
+    wanted = prune(trained(Residual), pairs(), 0.5)
+    slim = prune(network, pairs(), 0.5)
+    assert slim.plan == wanted.plan
+    assert network.training
