@@ -1,14 +1,35 @@
-"""Imports point one way: pipeline -> exporters -> profiles; judging needs no torch."""
+"""Imports point one way between layers and between rooms; judging needs no torch."""
 
-import ast
 import subprocess
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
+from rooms import ROOT, circles, file_arrows, imports, levels, room_arrows
 
-ROOT = Path(__file__).parent.parent
+ORDER = """
+profiles profiles.errors profiles.statistics
+profiles.machine profiles.spec
+profiles.budget profiles.host profiles.plugins
+profiles.device profiles.measurement profiles.waiver
+profiles.gate
+exporters exporters.arrays exporters.board
+exporters.exporter exporters.parity exporters.board_program
+exporters.graph exporters.worker
+exporters.engines
+pipeline pipeline.data
+pipeline.task
+pipeline.network
+pipeline.layers pipeline.train
+pipeline.scoring pipeline.store
+pipeline.measure pipeline.repair
+pipeline.prune pipeline.release
+pipeline.report pipeline.stages pipeline.api
+pipeline.recipe
+pipeline.flow
+pipeline.commands
+pipeline.cli
+"""
+"""The rooms, the lowest first: each imports from those of the lines above it alone."""
 ABOVE = {"profiles": {"exporters", "pipeline", "torch"}, "exporters": {"pipeline"}}
 RUNS_WITHOUT_TORCH = {
     "profiles.gate",
@@ -22,18 +43,6 @@ RUNS_WITHOUT_TORCH = {
     "exporters.worker",
     "exporters.engines.ort",
 }
-
-
-def imports(path: Path) -> Iterator[str]:
-    """Every module a file imports, wherever in it, by its full name."""
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            yield from (name.name for name in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import"
-            assert node.module
-            yield node.module
-            yield from (f"{node.module}.{name.name}" for name in node.names)
 
 
 def python(code: str) -> str:
@@ -55,6 +64,26 @@ def test_a_layer_imports_nothing_above_it(layer: str) -> None:
         if name.partition(".")[0] in ABOVE[layer]
     }
     assert wrong == set()
+
+
+def test_every_room_imports_only_from_rooms_below_it() -> None:
+    place = {room: line for line, rooms in enumerate(ORDER.splitlines()) for room in rooms.split()}
+    arrows = room_arrows(ROOT)
+    assert set(arrows) == set(place)
+    upwards = {
+        (room, other) for room in arrows for other in arrows[room] if place[other] >= place[room]
+    }
+    assert upwards == set()
+
+
+def test_no_files_import_one_another_in_a_circle() -> None:
+    assert circles(file_arrows(ROOT)) == []
+
+
+def test_a_circle_is_seen() -> None:
+    arrows = {"a": frozenset("b"), "b": frozenset("c"), "c": frozenset("b"), "d": frozenset()}
+    assert circles(arrows) == [frozenset("bc")]
+    assert levels(arrows) == [frozenset("d")]
 
 
 def test_the_lowest_layer_needs_three_libraries_and_python() -> None:
