@@ -90,10 +90,10 @@ def plan(recipe: RecipePath, cache: CacheDir = None, as_json: Json = False) -> N
     flow = _flow(recipe, planned, ask=True)
     flow.exported()
     flow.exported_dense()
-    for aim in flow.aims:
-        if flow.answers(aim):  # what is built there depends on what is there
-            flow.built_dense(aim)
-            flow.built(aim)
+    for target in flow.targets:
+        if flow.answers(target):  # what is built there depends on what is there
+            flow.built_dense(target)
+            flow.built(target)
     stages = list(dict.fromkeys(planned.rows))  # targets share what does not depend on them
     if as_json:
         rows = [{"name": r.name, "key": r.key, "cached": r.cached} for r in stages]
@@ -144,9 +144,9 @@ def build(
         _compare(recipe, engines, out, cache, as_json)
         return
     flow = _flow(recipe, _store(cache), ask=True)
-    for aim in flow.aims:
-        path = flow.built(aim).path
-        prefix = "" if len(flow.aims) == 1 else f"{aim.name}-"
+    for target in flow.targets:
+        path = flow.built(target).path
+        prefix = "" if len(flow.targets) == 1 else f"{target.name}-"
         _copy({prefix + path.name: path}, out)
 
 
@@ -301,7 +301,7 @@ def _flow(path: Path, runner: "Runner", ask: bool = False) -> "Flow":
     from pipeline.recipe import read_recipe
 
     flow = load_flow(*read_recipe(path), path.parent, runner)
-    return replace(flow, hosts=hosts_of(flow.aims)) if ask else flow
+    return replace(flow, hosts=hosts_of(flow.targets)) if ask else flow
 
 
 def _release(recipe: Path, out: Path | None, store: "Store", as_json: bool) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from exporters.exporter import Fitted, runtime
 from pipeline.measure.all_targets import Hosts, measured
 from pipeline.measure.evidence import Candidate
-from pipeline.measure.resolved_target import Aim
+from pipeline.measure.resolved_target import ResolvedTarget
 from pipeline.recipe import Recipe
 from pipeline.release.bundle import Release, Terms, judged, write_bundle
 from pipeline.report.html import page
@@ -36,7 +36,7 @@ class Flow:
     """One recipe and its targets. Each step asks the runner for the step before it."""
 
     recipe: Recipe
-    aims: tuple[Aim, ...]
+    targets: tuple[ResolvedTarget, ...]
     dense: Checkpoint
     runner: Runner
     hosts: Hosts = field(default_factory=dict)
@@ -68,50 +68,50 @@ class Flow:
     def exported_dense(self) -> OnnxModel:
         return self.runner.run("export dense", self.recipe.export, self.dense)
 
-    def built(self, aim: Aim) -> Engine:
-        where, build = self._build(aim)
+    def built(self, target: ResolvedTarget) -> Engine:
+        where, build = self._build(target)
         return self.runner.run(f"build{where}", build, self.exported())
 
     def built_by(self, build: Build) -> Engine:
         """The engine of any runtime, whatever the target's own is."""
         return self.runner.run("build", build, self.exported())
 
-    def built_dense(self, aim: Aim) -> Engine:
-        where, build = self._build(aim)
+    def built_dense(self, target: ResolvedTarget) -> Engine:
+        where, build = self._build(target)
         return self.runner.run(f"build dense{where}", build, self.exported_dense())
 
-    def host(self, aim: Aim) -> Host:
+    def host(self, target: ResolvedTarget) -> Host:
         """What the target's machine told of itself. Raises DeviceError where it did not."""
-        found = self.hosts[aim.name]
+        found = self.hosts[target.name]
         if isinstance(found, DeviceError):
             raise found
         return found
 
-    def answers(self, aim: Aim) -> bool:
+    def answers(self, target: ResolvedTarget) -> bool:
         """Whether the target's machine told anything."""
-        return isinstance(self.hosts[aim.name], Host)
+        return isinstance(self.hosts[target.name], Host)
 
     def doubts(self) -> list[str]:
         """What the gate will not be able to pass, as far as can be told before anything runs."""
         count = len(self.dense.task.validation)
         return [
-            f"{aim.name}: {doubt}"
-            for aim in self.aims
+            f"{target.name}: {doubt}"
+            for target in self.targets
             for doubt in (
-                _absent(aim, self.hosts[aim.name]),
-                _too_few(aim, count),
-                _unmeasured(aim),
+                _absent(target, self.hosts[target.name]),
+                _too_few(target, count),
+                _unmeasured(target),
             )
             if doubt
         ]
 
-    def _build(self, aim: Aim) -> tuple[str, Stage[OnnxModel, Engine]]:
+    def _build(self, target: ResolvedTarget) -> tuple[str, Stage[OnnxModel, Engine]]:
         """Where and how: on the device itself if engines are fitted to what builds them."""
-        engine, options = aim.device.engine, aim.device.options()
-        if aim.ssh and not options.portable and isinstance(runtime(engine, options), Fitted):
-            host = self.host(aim)
-            build = BuildThere(engine=engine, options=options, ssh=aim.ssh, host=host)
-            return f" on {aim.name}", build
+        engine, options = target.device.engine, target.device.options()
+        if target.ssh and not options.portable and isinstance(runtime(engine, options), Fitted):
+            host = self.host(target)
+            build = BuildThere(engine=engine, options=options, ssh=target.ssh, host=host)
+            return f" on {target.name}", build
         return "", Build(engine=engine, options=options)
 
     def _maybe(
@@ -120,52 +120,56 @@ class Flow:
         return self.runner.run(name, stage, source) if stage else source
 
 
-def _absent(aim: Aim, host: Host | DeviceError) -> str:
+def _absent(target: ResolvedTarget, host: Host | DeviceError) -> str:
     if isinstance(host, DeviceError):
         return str(host)
-    unlike = aim.device.unlike(host)
+    unlike = target.device.unlike(host)
     if not unlike:
         return ""
-    if aim.ssh:
-        return f"what is at {aim.ssh.host} is not the device ({unlike}); {OPEN}"
+    if target.ssh:
+        return f"what is at {target.ssh.host} is not the device ({unlike}); {OPEN}"
     return f"this machine is not the device ({unlike}): say where it is in target.ssh; {OPEN}"
 
 
-def _too_few(aim: Aim, count: int) -> str:
-    drop = aim.budget.top1_drop
+def _too_few(target: ResolvedTarget, count: int) -> str:
+    drop = target.budget.top1_drop
     if drop is None or provable_drop(count) <= drop:
         return ""
     needed = samples_needed(drop) or "endless"
     return f"top1_drop {drop:g} needs about {needed} validation samples, there are {count}; {OPEN}"
 
 
-def _unmeasured(aim: Aim) -> str:
-    names = sorted(unmeasured(aim.device) & set(aim.budget.limits()))
+def _unmeasured(target: ResolvedTarget) -> str:
+    names = sorted(unmeasured(target.device) & set(target.budget.limits()))
     return f"{', '.join(names)}: not measured on a GPU; {OPEN}" if names else ""
 
 
-def load_flow(recipe: Recipe, aims: tuple[Aim, ...], base: Path, runner: Runner) -> Flow:
+def load_flow(
+    recipe: Recipe, targets: tuple[ResolvedTarget, ...], base: Path, runner: Runner
+) -> Flow:
     """The flow of a recipe whose paths are relative to `base`; loads data, builds nothing."""
     task = recipe.task.load(base)
     weights = base / recipe.task.weights if recipe.task.weights else None
     dense = Checkpoint(recipe.task.digest(base), task, weights, None)
-    return Flow(recipe, aims, dense, runner)
+    return Flow(recipe, targets, dense, runner)
 
 
 def release(flow: Flow, store: Store, out: Path) -> Release:
     """Run everything, judge, and write the bundle to `out`, whatever the verdict."""
     for doubt in flow.doubts():
         log.warning(doubt)
-    for aim in flow.aims:
-        flow.host(aim)  # before the work, not after it
+    for target in flow.targets:
+        flow.host(target)  # before the work, not after it
     files: dict[str, Path] = {"model.onnx": flow.exported().model, "plan.json": flow.pruned().plan}
-    targets = []
-    candidates = [Candidate(aim, flow.built_dense(aim), flow.built(aim)) for aim in flow.aims]
+    released = []
+    candidates = [
+        Candidate(target, flow.built_dense(target), flow.built(target)) for target in flow.targets
+    ]
     for candidate, evidence in measured(flow.recipe.measure, flow.dense.task, candidates):
         terms = _terms(candidate, alone=len(candidates) == 1)
         files |= {terms.engine: candidate.shipped.path, terms.dense: candidate.dense.path}
-        targets.append(judged(terms, evidence, candidate.shipped.path))
-    found = Release(flow.pruned().report(), tuple(targets))
+        released.append(judged(terms, evidence, candidate.shipped.path))
+    found = Release(flow.pruned().report(), tuple(released))
     exported = flow.exported().report()
     specs: dict[str, Spec] = {"recipe.json": flow.recipe, "export.json": exported}
     if flow.dense.task.preprocessing:
@@ -182,13 +186,13 @@ def release(flow: Flow, store: Store, out: Path) -> Release:
 
 def _terms(candidate: Candidate, alone: bool) -> Terms:
     """The names of one target's files begin with its own where there are several."""
-    aim, dense, shipped = candidate.aim, candidate.dense, candidate.shipped
-    prefix = "" if alone else f"{aim.name}-"
+    target, dense, shipped = candidate.target, candidate.dense, candidate.shipped
+    prefix = "" if alone else f"{target.name}-"
     return Terms(
-        device_name=aim.name,
-        device=aim.device,
-        ssh=aim.ssh and aim.ssh.model_copy(update={"key_file": None}),
-        budget=aim.budget,
+        device_name=target.name,
+        device=target.device,
+        ssh=target.ssh and target.ssh.model_copy(update={"key_file": None}),
+        budget=target.budget,
         engine=prefix + shipped.path.name,
         dense=f"{prefix}dense{''.join(dense.path.suffixes)}",
         measurement=f"{prefix}measurement.json",

@@ -14,7 +14,7 @@ from pydantic import (
 )
 
 from exporters.board.session import LARGEST_BATCH
-from pipeline.measure.resolved_target import Aim
+from pipeline.measure.resolved_target import ResolvedTarget
 from pipeline.measure.sessions import Measure
 from pipeline.stages.check import Check
 from pipeline.stages.export import Export
@@ -131,7 +131,7 @@ class Recipe(Spec):
         return self.finetune.model_copy(update={"epochs": self.schedule.epochs})
 
 
-def read_recipe(path: Path) -> tuple[Recipe, tuple[Aim, ...]]:
+def read_recipe(path: Path) -> tuple[Recipe, tuple[ResolvedTarget, ...]]:
     """A recipe with nothing left open, and its targets.
 
     What `prune` leaves open comes from the devices' channel multiples and the budgets' MACs
@@ -139,10 +139,16 @@ def read_recipe(path: Path) -> tuple[Recipe, tuple[Aim, ...]]:
     """
     recipe = read_spec(path, Recipe)
     try:
-        aims = aims_of(recipe, path.parent)
-        prune = recipe.prune.resolved(math.lcm(*(aim.device.channel_multiple for aim in aims)))
+        targets = resolved_targets(recipe, path.parent)
+        prune = recipe.prune.resolved(
+            math.lcm(*(target.device.channel_multiple for target in targets))
+        )
         if not prune.says_how_much():
-            ratios = [aim.budget.macs_ratio for aim in aims if aim.budget.macs_ratio is not None]
+            ratios = [
+                target.budget.macs_ratio
+                for target in targets
+                if target.budget.macs_ratio is not None
+            ]
             if not ratios:
                 raise ConfigError(
                     "prune: how much? set prune.macs_ratio, target.budget.macs_ratio, "
@@ -153,18 +159,18 @@ def read_recipe(path: Path) -> tuple[Recipe, tuple[Aim, ...]]:
         resolved.prunes()
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
-    return resolved, aims
+    return resolved, targets
 
 
-def aims_of(recipe: Recipe, base: Path) -> tuple[Aim, ...]:
+def resolved_targets(recipe: Recipe, base: Path) -> tuple[ResolvedTarget, ...]:
     """The targets of a recipe whose paths are relative to `base`.
 
     Raises ConfigError for a device that there is not, or that cannot run the recipe.
     """
-    return tuple(_aim(target, recipe, base) for target in recipe.target)
+    return tuple(_resolved_target(target, recipe, base) for target in recipe.target)
 
 
-def _aim(target: Target, recipe: Recipe, base: Path) -> Aim:
+def _resolved_target(target: Target, recipe: Recipe, base: Path) -> ResolvedTarget:
     try:
         device = load_device(target.device, base)
     except ConfigError as error:
@@ -197,4 +203,4 @@ def _aim(target: Target, recipe: Recipe, base: Path) -> Aim:
     ssh = target.ssh
     if ssh and ssh.key_file:
         ssh = ssh.model_copy(update={"key_file": str(base / ssh.key_file)})
-    return Aim(target.called(), device, budget, ssh)
+    return ResolvedTarget(target.called(), device, budget, ssh)

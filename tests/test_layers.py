@@ -12,7 +12,8 @@ profiles.machine profiles.spec
 profiles.budget profiles.host profiles.plugins
 profiles.device profiles.measurement profiles.waiver
 profiles.gate
-exporters exporters.arrays exporters.board
+exporters exporters.arrays
+exporters.board
 exporters.exporter exporters.parity exporters.board_program
 exporters.graph exporters.worker
 exporters.engines

@@ -12,7 +12,7 @@ import numpy as np
 from exporters.exporter import Exporter, runtime
 from exporters.worker import EngineFile
 from pipeline.flow import Flow
-from pipeline.measure.places import Here
+from pipeline.measure.places import ThisMachine
 from pipeline.measure.sessions import EnginePair, score_engine, time_engines, timing_of
 from pipeline.report.text import aligned
 from pipeline.stages.build import Build
@@ -85,9 +85,9 @@ def _compared(flow: Flow, name: str, precision: Precision, beside: EngineFile) -
         if report.parity is None:
             return Compared(name, precision, "unverified", report.unverified, engine.path, size)
         file = build.file(engine)
-        scores = score_engine(Here(), file, flow.dense.task).values
-        timing = timing_of(flow.aims[0].device, flow.aims[0].budget, flow.recipe.measure)
-        runs = time_engines(Here(), EnginePair(beside, file), timing)
+        scores = score_engine(ThisMachine(), file, flow.dense.task).values
+        timing = timing_of(flow.targets[0].device, flow.targets[0].budget, flow.recipe.measure)
+        runs = time_engines(ThisMachine(), EnginePair(beside, file), timing)
     except SlimgateError as error:
         return Compared(name, precision, "refused", str(error).splitlines()[0])
     control = control_error(runs, timing.clock)
@@ -107,7 +107,7 @@ def _compared(flow: Flow, name: str, precision: Precision, beside: EngineFile) -
 
 
 def _build(flow: Flow, name: str, precision: Precision) -> Build:
-    options = flow.aims[0].device.options().model_copy(update={"precision": precision})
+    options = flow.targets[0].device.options().model_copy(update={"precision": precision})
     return Build(engine=name, options=options)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from exporters.exporter import Source, runtime
 from exporters.worker import EngineFile
-from pipeline.measure.places import Here, Place
+from pipeline.measure.places import Place, ThisMachine
 from pipeline.measure.sessions import EnginePair, Measure, Timing, time_engines
 from profiles.device import EngineOptions
 from profiles.errors import StageError
@@ -50,7 +50,7 @@ class SelfTest:
 def self_test(settings: Measure) -> SelfTest:
     """Time a small network on ONNX Runtime against itself, here."""
     with TemporaryDirectory() as name:
-        return timed_alike(Here(), small_engine(Path(name)), settings)
+        return timed_alike(ThisMachine(), small_engine(Path(name)), settings)
 
 
 def timed_alike(place: Place, engine: EngineFile, settings: Measure) -> SelfTest:

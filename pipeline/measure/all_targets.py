@@ -12,7 +12,7 @@ import numpy.typing as npt
 from pipeline.data.arrays import FloatArray, Split, Targets
 from pipeline.measure.evidence import Candidate, measure
 from pipeline.measure.places import place_of
-from pipeline.measure.resolved_target import Aim
+from pipeline.measure.resolved_target import ResolvedTarget
 from pipeline.measure.sessions import Measure
 from pipeline.task import Task
 from profiles.errors import DeviceError
@@ -27,15 +27,15 @@ Hosts = Mapping[str, Host | DeviceError]
 """By the target's name: what its machine told of itself, or why it did not."""
 
 
-def hosts_of(aims: Sequence[Aim]) -> Hosts:
+def hosts_of(targets: Sequence[ResolvedTarget]) -> Hosts:
     """Ask every target's machine. Raises IntegrityError where it is another one than was pinned."""
-    answers = side_by_side([partial(_host, aim) for aim in aims])
-    return {aim.name: answer for aim, answer in zip(aims, answers, strict=True)}
+    answers = side_by_side([partial(_host, target) for target in targets])
+    return {target.name: answer for target, answer in zip(targets, answers, strict=True)}
 
 
-def _host(aim: Aim) -> Host | DeviceError:
+def _host(target: ResolvedTarget) -> Host | DeviceError:
     try:
-        with place_of(aim.ssh) as place:
+        with place_of(target.ssh) as place:
             return place.host()
     except DeviceError as error:
         return error
@@ -47,14 +47,14 @@ def measured(
     """This machine first, which is to be idle; then all boards at once, each for one at a time."""
     places: dict[str, list[Candidate]] = {HERE: []}
     for candidate in candidates:
-        ssh = candidate.aim.ssh  # two addresses may be of one machine, two keys are not
+        ssh = candidate.target.ssh  # two addresses may be of one machine, two keys are not
         places.setdefault(ssh.host_key if ssh else HERE, []).append(candidate)
     measuring = partial(_in_turn, settings, one_at_a_time(task))
     found = measuring(places.pop(HERE))
     for part in side_by_side([partial(measuring, some) for some in places.values()]):
         found |= part
     for candidate in candidates:
-        yield candidate, found[candidate.aim.name]
+        yield candidate, found[candidate.target.name]
 
 
 def _in_turn(
@@ -63,8 +63,8 @@ def _in_turn(
     """The evidence on each, by its target's name."""
     found = {}
     for candidate in candidates:
-        with place_of(candidate.aim.ssh) as place:
-            found[candidate.aim.name] = measure(place, settings, task, candidate)
+        with place_of(candidate.target.ssh) as place:
+            found[candidate.target.name] = measure(place, settings, task, candidate)
     return found
 
 

@@ -7,7 +7,7 @@ from exporters.worker import EngineFile
 from pipeline.data.digest import file_digest
 from pipeline.measure.agreement import agreement
 from pipeline.measure.places import Place
-from pipeline.measure.resolved_target import Aim
+from pipeline.measure.resolved_target import ResolvedTarget
 from pipeline.measure.sessions import (
     EnginePair,
     Measure,
@@ -29,7 +29,7 @@ log = logging.getLogger("slimgate")
 class Candidate:
     """What would ship to a target, and the dense network's engine beside it."""
 
-    aim: Aim
+    target: ResolvedTarget
     dense: Engine
     shipped: Engine
 
@@ -50,30 +50,30 @@ def measure(place: Place, settings: Measure, task: Task, candidate: Candidate) -
     Where `place` is another machine than the target, at most the scores are taken: they tell
     whether the engine is right, and nothing there tells how fast the device is.
     """
-    aim = candidate.aim
-    host, device = place.host(), aim.device
+    target = candidate.target
+    host, device = place.host(), target.device
     unlike = device.unlike(host)
     held = {
-        name: _held(place, aim, engine, is_device=not unlike)
+        name: _held(place, target, engine, is_device=not unlike)
         for name, engine in (("dense", candidate.dense), ("shipped", candidate.shipped))
     }
-    log.info("measure %s: accuracy on %d samples ...", aim.name, len(task.validation))
+    log.info("measure %s: accuracy on %d samples ...", target.name, len(task.validation))
     scores = {
         name: score_engine(place, one.file, task)
         for name, one in held.items()
         if not one.unverified
     }
     before, after = (
-        _evidence(place, settings, aim, one, scores.get(name), timed=not unlike)
+        _evidence(place, settings, target, one, scores.get(name), timed=not unlike)
         for name, one in held.items()
     )
     runs: tuple[LatencyRun, ...] = ()
     if not (unlike or before.unverified or after.unverified):
-        log.info("measure %s: latency in %d processes ...", aim.name, settings.processes)
+        log.info("measure %s: latency in %d processes ...", target.name, settings.processes)
         pair = EnginePair(held["dense"].file, held["shipped"].file)
-        runs = time_engines(place, pair, timing_of(device, aim.budget, settings))
+        runs = time_engines(place, pair, timing_of(device, target.budget, settings))
     return Measurement(
-        device=aim.name,
+        device=target.name,
         host=host,
         threads=device.threads,
         batch=device.batch,
@@ -85,21 +85,26 @@ def measure(place: Place, settings: Measure, task: Task, candidate: Candidate) -
     )
 
 
-def _held(place: Place, aim: Aim, engine: Engine, is_device: bool) -> Held:
+def _held(place: Place, target: ResolvedTarget, engine: Engine, is_device: bool) -> Held:
     """What was found as it was built, where that was on this machine; a board is asked anew."""
-    file, built = engine_file(engine.path, aim.device), engine.report()
-    if aim.ssh is None or not is_device:
+    file, built = engine_file(engine.path, target.device), engine.report()
+    if target.ssh is None or not is_device:
         error = built.parity.error if built.parity else float("nan")
         return Held(engine, file, error, built.unverified)
-    log.info("measure %s: is it still the network there? ...", aim.name)
-    parity, _ = agreement(f"{aim.name}: running it there", place, file, engine.source)
+    log.info("measure %s: is it still the network there? ...", target.name)
+    parity, _ = agreement(f"{target.name}: running it there", place, file, engine.source)
     return Held(engine, file, parity.error, "")
 
 
 def _evidence(
-    place: Place, settings: Measure, aim: Aim, held: Held, scores: Scores | None, timed: bool
+    place: Place,
+    settings: Measure,
+    target: ResolvedTarget,
+    held: Held,
+    scores: Scores | None,
+    timed: bool,
 ) -> EngineEvidence:
-    exported, path, batch = held.engine.source.report(), held.engine.path, aim.device.batch
+    exported, path, batch = held.engine.source.report(), held.engine.path, target.device.batch
     return EngineEvidence(
         sha256=file_digest(path),
         unverified=held.unverified,

@@ -45,7 +45,7 @@ class Place(Protocol):
 
 
 @dataclass(frozen=True)
-class Here:
+class ThisMachine:
     """This machine."""
 
     @property
@@ -86,7 +86,7 @@ class Here:
 def place_of(ssh: Ssh | None) -> Iterator[Place]:
     """The machine at that address, or this one, reached and let go again."""
     if ssh is None:
-        yield Here()
+        yield ThisMachine()
         return
     from pipeline.measure.board import reached
 

@@ -7,7 +7,7 @@ from profiles.device import DeviceProfile, Ssh
 
 
 @dataclass(frozen=True)
-class Aim:
+class ResolvedTarget:
     """A target with nothing left open."""
 
     name: str

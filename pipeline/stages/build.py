@@ -8,7 +8,7 @@ from exporters.worker import EngineFile
 from pipeline.data.arrays import FloatArray
 from pipeline.data.batches import balanced_indices, batches
 from pipeline.measure.agreement import agreement
-from pipeline.measure.places import Here
+from pipeline.measure.places import ThisMachine
 from pipeline.store.artifacts import Engine, OnnxModel
 from pipeline.store.manifest import write_json
 from pipeline.store.reports import BuildReport
@@ -41,7 +41,9 @@ class Build(Stage[OnnxModel, Engine]):
             log.warning("  built, unverified: %s", unverified)
         else:
             file = EngineFile(runtime=self.engine, options=self.options, path=str(path))
-            parity, elsewhere = agreement(f"building with {self.engine}", Here(), file, source)
+            parity, elsewhere = agreement(
+                f"building with {self.engine}", ThisMachine(), file, source
+            )
             log.info("  largest relative difference %.1e", parity.error)
         report = BuildReport(
             engine=self.engine,

@@ -11,7 +11,7 @@ from project import NETWORK, TASK, Project
 
 from pipeline.data.arrays import FloatArray, Split, Targets
 from pipeline.data.batches import balanced_indices, batches
-from pipeline.measure.places import Here
+from pipeline.measure.places import ThisMachine
 from pipeline.measure.sessions import engine_file, score_engine
 from pipeline.task import Task
 from profiles.device import load_device
@@ -287,7 +287,7 @@ def test_what_is_wrong_with_a_metric_is_told(metric: Metric, says: str, complete
     task = Task(torch.nn.Flatten, images, images, metric=metric)
     device = load_device("host", Path())
     with pytest.raises(SlimgateError, match=says):
-        score_engine(Here(), engine_file(complete.bundle / "engine.onnx", device), task)
+        score_engine(ThisMachine(), engine_file(complete.bundle / "engine.onnx", device), task)
 
 
 NOTHING = {

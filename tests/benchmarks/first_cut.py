@@ -30,7 +30,7 @@ from common import (
 )
 
 from pipeline.flow import Flow, load_flow
-from pipeline.measure.places import Here
+from pipeline.measure.places import ThisMachine
 from pipeline.measure.sessions import EnginePair, engine_file, score_engine, time_engines, timing_of
 from pipeline.prune.allocators.uniform import Uniform
 from pipeline.prune.criteria import Criterion
@@ -38,7 +38,7 @@ from pipeline.prune.criteria.magnitude import Magnitude
 from pipeline.prune.criteria.pro import Pro
 from pipeline.prune.criteria.random import Random
 from pipeline.prune.criteria.taylor import Taylor
-from pipeline.recipe import Recipe, Target, aims_of
+from pipeline.recipe import Recipe, Target, resolved_targets
 from pipeline.repair.recoveries.bn_recalibrate import BnRecalibrate
 from pipeline.stages.finetune import FineTune
 from pipeline.stages.prune import Prune
@@ -120,36 +120,38 @@ def variant(flow: Flow, criterion: Criterion, epochs: int, seed: int) -> Flow:
 
 def measured(flow: Flow, dense: Dense, engine: Engine) -> dict[str, Figure]:
     """Every figure of one engine beside the dense one."""
-    (aim,), scores = flow.aims, dense.scores
+    (target,), scores = flow.targets, dense.scores
     if engine != dense.engine:
-        scores = score_engine(Here(), engine_file(engine.path, aim.device), flow.dense.task).values
+        scores = score_engine(
+            ThisMachine(), engine_file(engine.path, target.device), flow.dense.task
+        ).values
     drop = paired_drop(dense.scores, scores)
-    pair = EnginePair(*(engine_file(e.path, aim.device) for e in (dense.engine, engine)))
-    timing = timing_of(aim.device, aim.budget, flow.recipe.measure)
+    pair = EnginePair(*(engine_file(e.path, target.device) for e in (dense.engine, engine)))
+    timing = timing_of(target.device, target.budget, flow.recipe.measure)
     return {
         "macs_ratio": engine.source.report().macs / dense.engine.source.report().macs,
         "top1": float(np.mean(scores)),
         "top1_drop": drop.measured,
         "drop_lower": drop.lower,
         "drop_upper": drop.upper,
-        **latency_figures(time_engines(Here(), pair, timing)),
+        **latency_figures(time_engines(ThisMachine(), pair, timing)),
     }
 
 
 def all_rows(options: Options, store: Store) -> Iterator[Row]:
     """The dense row, then one for each seed, criterion and number of epochs."""
     recipe = base_recipe()
-    (aim,) = aims = aims_of(recipe, options.data)
-    flow = load_flow(recipe, aims, options.data, store)
-    engine = flow.built_dense(aim)
-    file = engine_file(engine.path, aim.device)
-    dense = Dense(engine, score_engine(Here(), file, flow.dense.task).values)
+    (target,) = targets = resolved_targets(recipe, options.data)
+    flow = load_flow(recipe, targets, options.data, store)
+    engine = flow.built_dense(target)
+    file = engine_file(engine.path, target.device)
+    dense = Dense(engine, score_engine(ThisMachine(), file, flow.dense.task).values)
     yield {**heading(None, 0, 0), **measured(flow, dense, engine)}
     for seed in SEEDS if options.full else SEEDS[:1]:
         for name, criterion in criteria(seed).items():
             for epochs in EPOCHS:
                 one = variant(flow, criterion, epochs, seed)
-                yield {**heading(name, epochs, seed), **measured(one, dense, one.built(aim))}
+                yield {**heading(name, epochs, seed), **measured(one, dense, one.built(target))}
 
 
 def heading(criterion: str | None, epochs: int, seed: int) -> Row:

@@ -97,13 +97,13 @@ class Study:
         build as well, as if it had never been done.
         """
         store = Store(self.folder / "store")
-        (aim,) = self.flow.aims
-        device = aim.device.model_copy(update={"portable": not builds})
-        aims = (replace(aim, ssh=ssh, device=device),)
+        (target,) = self.flow.targets
+        device = target.device.model_copy(update={"portable": not builds})
+        targets = (replace(target, ssh=ssh, device=device),)
         began = time.perf_counter()
         words = ""
         try:
-            flow = replace(self.flow, aims=aims, hosts=hosts_of(aims), runner=store)
+            flow = replace(self.flow, targets=targets, hosts=hosts_of(targets), runner=store)
             found = release(flow, store, self.folder / "bundle")
             verdict, code = str(found.status), EXIT_CODES[found.status]
         except SlimgateError as error:
@@ -124,8 +124,8 @@ def rows_of(study: Study, clean_s: float) -> Iterator[Row]:
     from faults import scenarios
     from faulty import Impossible
 
-    (aim,) = study.flow.aims
-    engine = study.flow.built_dense(aim).path.read_bytes()
+    (target,) = study.flow.targets
+    engine = study.flow.built_dense(target).path.read_bytes()
     for name, scenario in scenarios(engine).items():
         for seed in range(SEEDS):
             try:

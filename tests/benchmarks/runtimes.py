@@ -46,7 +46,7 @@ from exporters.worker import EngineFile, Job, LatencyJob
 from pipeline.api import prune
 from pipeline.data.batches import batches
 from pipeline.measure.feeds import images_and_others, parity_inputs
-from pipeline.measure.places import Here
+from pipeline.measure.places import ThisMachine
 from pipeline.prune.choose import Widths
 from pipeline.repair.recoveries.least_squares import LeastSquares
 from pipeline.stages.build import CALIBRATION
@@ -192,7 +192,7 @@ def timed(built: Sequence[Built], processes: int) -> list[Mapping[str, CallTimes
             least_samples=30,
             seed=seed,
         )
-        answer = json.loads(Here().answer(Job(latency=job)))
+        answer = json.loads(ThisMachine().answer(Job(latency=job)))
         runs.append({name: CallTimes.model_validate(answer[name]) for name in names})
     return runs
 

@@ -28,7 +28,7 @@ from exporters.exporter import Source
 from exporters.graph.simplify import simplify
 from exporters.graph.to_onnx import to_onnx
 from exporters.parity import feeds_of
-from pipeline.measure.places import Here
+from pipeline.measure.places import ThisMachine
 from pipeline.measure.sessions import EnginePair, Measure, Timing, engine_file, time_engines
 from pipeline.prune.choose import Widths
 from profiles.device import DeviceProfile, load_device
@@ -76,7 +76,7 @@ def all_rows(data: Path, folder: Path, device: DeviceProfile) -> Iterator[Row]:
             engine = engine_of(network, inputs, folder / f"{name}-{number}.onnx")
             pair = EnginePair(beside, engine_file(engine, device))
             timing = Timing(Measure(seconds=4), device.batch, device.clock, least_calls=12)
-            figures = latency_figures(time_engines(Here(), pair, timing))
+            figures = latency_figures(time_engines(ThisMachine(), pair, timing))
             latency = figures["latency_ratio"]
             assert isinstance(latency, float)
             yield {

@@ -30,7 +30,7 @@ from speedup import engine_of
 
 from exporters.worker import EngineFile, Job, LatencyJob
 from pipeline.commands.self_test import timed_alike
-from pipeline.measure.places import Here
+from pipeline.measure.places import ThisMachine
 from pipeline.measure.sessions import Measure
 from profiles.device import EngineOptions
 from profiles.measurement import CallTimes
@@ -92,7 +92,7 @@ def alike(engine: EngineFile, loaded: bool, repeats: int) -> Iterator[Row]:
     rows = []
     for repeat in range(repeats):
         with busy(loaded):
-            found = timed_alike(Here(), engine, SETTINGS)
+            found = timed_alike(ThisMachine(), engine, SETTINGS)
         ratio = found.ratio
         rows.append(
             row(
@@ -123,7 +123,7 @@ def loops(engine: EngineFile, repeats: int) -> Iterator[Row]:
         job = LatencyJob(
             engines={"shipped": engine}, batch=1, seconds=1.5, least_samples=CALLS, seed=repeat
         )
-        answer = json.loads(Here().answer(Job(latency=job)))
+        answer = json.loads(ThisMachine().answer(Job(latency=job)))
         ours = float(np.median(CallTimes.model_validate(answer["shipped"]).wall_ns)) / 1e6
         command = [sys.executable, "-c", LOOP, engine.path, str(CALLS)]
         done = subprocess.run(command, capture_output=True, text=True, check=True)

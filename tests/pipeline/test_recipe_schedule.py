@@ -8,7 +8,7 @@ from networks import Residual, trained
 
 from pipeline.flow import Flow
 from pipeline.network.plan import PruningPlan, channels_of
-from pipeline.recipe import Recipe, Schedule, Target, aims_of, read_recipe
+from pipeline.recipe import Recipe, Schedule, Target, read_recipe, resolved_targets
 from pipeline.stages.finetune import FineTune
 from pipeline.stages.prune import Prune
 from pipeline.stages.recover import Recover
@@ -51,7 +51,9 @@ def recipe(schedule: Schedule, prune: Prune = PRUNE, finetune: FineTune | None =
 
 def flow(asked: Recipe, runner: Store | Plan) -> Flow:
     task = Task(lambda: trained(Residual), Tints(80, 0), Tints(40, 1))
-    return Flow(asked, aims_of(asked, Path()), Checkpoint("dense", task, None, None), runner)
+    return Flow(
+        asked, resolved_targets(asked, Path()), Checkpoint("dense", task, None, None), runner
+    )
 
 
 def test_two_steps_end_at_the_target_with_one_plan_of_the_dense_network(tmp_path: Path) -> None:

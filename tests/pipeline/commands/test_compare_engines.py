@@ -19,7 +19,7 @@ from pipeline.flow import Flow
 from pipeline.measure.sessions import Measure
 from pipeline.prune.allocators.uniform import Uniform
 from pipeline.prune.criteria.magnitude import Magnitude
-from pipeline.recipe import Recipe, Target, aims_of
+from pipeline.recipe import Recipe, Target, resolved_targets
 from pipeline.stages.prune import Prune
 from pipeline.store.store import Store
 from pipeline.task import FileTask
@@ -78,7 +78,7 @@ def flow(store: Path) -> Flow:
     )
     prune = Prune(criterion=Magnitude(), allocator=Uniform(), macs_ratio=0.8)
     recipe = recipe.model_copy(update={"prune": prune.resolved(1)})
-    return Flow(recipe, aims_of(recipe, Path()), checkpoint(), Store(store))
+    return Flow(recipe, resolved_targets(recipe, Path()), checkpoint(), Store(store))
 
 
 def test_a_runtime_is_one_file_and_is_compared_as_every_other(toy: None, tmp_path: Path) -> None:

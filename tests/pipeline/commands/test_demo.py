@@ -16,10 +16,10 @@ def test_the_demo_recipe_is_resolved_with_its_own_multiple_or_the_devices(
     text = (resources.files("pipeline.commands") / "example" / "recipe.toml").read_text()
     lines = [line for line in text.splitlines() if not (left_out and "multiple" in line)]
     (tmp_path / "recipe.toml").write_text("\n".join(lines))
-    recipe, (aim,) = read_recipe(tmp_path / "recipe.toml")
-    multiple = aim.device.channel_multiple if left_out else 8
+    recipe, (target,) = read_recipe(tmp_path / "recipe.toml")
+    multiple = target.device.channel_multiple if left_out else 8
     assert recipe.prune.multiple == recipe.prune.floor == multiple
-    assert aim.device.channel_multiple == 16
+    assert target.device.channel_multiple == 16
     assert recipe.finetune is not None
 
 

@@ -20,7 +20,7 @@ from project import Project, Table
 from exporters.worker import EngineFile
 from pipeline.measure.all_targets import hosts_of, one_at_a_time, side_by_side
 from pipeline.measure.places import place_of
-from pipeline.measure.resolved_target import Aim
+from pipeline.measure.resolved_target import ResolvedTarget
 from pipeline.measure.sessions import EnginePair, Measure, Timing, time_engines
 from pipeline.store.manifest import MANIFEST
 from pipeline.task import Task
@@ -216,8 +216,8 @@ def test_two_targets_on_one_new_board_do_not_get_in_each_others_way(
     for attempt in range(4):
         (tmp_path / str(attempt)).mkdir()
         with sshd(tmp_path / str(attempt)) as new:
-            aims = [Aim(f"t{n}", DEVICE, BUDGET, new.ssh) for n in range(4)]
-            hosts = hosts_of(aims)
+            targets = [ResolvedTarget(f"t{n}", DEVICE, BUDGET, new.ssh) for n in range(4)]
+            hosts = hosts_of(targets)
             assert all(isinstance(host, Host) for host in hosts.values()), hosts
 
 

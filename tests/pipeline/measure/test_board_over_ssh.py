@@ -34,7 +34,7 @@ from project import Project
 from exporters.board_program import board_program
 from exporters.worker import EngineFile, Job, LatencyJob, StartJob
 from pipeline.cli import Stopped
-from pipeline.measure.places import Here, place_of
+from pipeline.measure.places import ThisMachine, place_of
 from profiles.device import EngineOptions, Ssh
 from profiles.errors import ConfigError, DeviceError, IntegrityError, MissingExtra
 from profiles.measurement import LatencyRun, StartRun
@@ -100,13 +100,13 @@ def test_a_board_answers_as_this_machine_does(board: Board, engine: EngineFile) 
         times = LatencyRun.model_validate_json(place.answer(latency(engine)))
         layers = place.layers_ms(engine, 1)
         outputs = list(place.outputs(engine, iter(given)))
-    here = Here().host()
+    here = ThisMachine().host()
     assert (host.machine, host.cpu, host.cores) == (here.machine, here.cpu, here.cores)
     assert host.versions["onnxruntime"] == here.versions["onnxruntime"]
     assert 0 < found.baseline_mib < found.peak_mib
     assert times.is_whole()
-    assert set(layers) == set(Here().layers_ms(engine, 1))
-    for mine, theirs in zip(Here().outputs(engine, given), outputs, strict=True):
+    assert set(layers) == set(ThisMachine().layers_ms(engine, 1))
+    for mine, theirs in zip(ThisMachine().outputs(engine, given), outputs, strict=True):
         np.testing.assert_array_equal(mine, theirs)
 
 
@@ -129,7 +129,7 @@ def test_inputs_go_in_chunks_and_come_back_in_batches(
     with place_of(board.ssh) as place:
         outputs = list(place.outputs(engine, given))
     assert [len(output) for output in outputs] == [2, 2, 9, 1]
-    for mine, theirs in zip(Here().outputs(engine, given), outputs, strict=True):
+    for mine, theirs in zip(ThisMachine().outputs(engine, given), outputs, strict=True):
         np.testing.assert_allclose(mine, theirs, rtol=1e-6)
 
 
