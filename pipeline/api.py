@@ -7,13 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor, nn
 
-from pipeline.network.calibration import Calibration, calibration_from
+from pipeline.network.calibration import Calibration, calibration_of_batches
 from pipeline.network.plan import PruningPlan, apply_plan
-from pipeline.prune.allocators import Allocator
-from pipeline.prune.allocators import reconstruction as by_reconstruction
-from pipeline.prune.channel_counts import Limits
-from pipeline.prune.choose import Widths, choose, needs_of, statistics, subject_of, verify
-from pipeline.prune.criteria import Criterion, reconstruction
+from pipeline.prune.channel_counts import Limits, Widths
+from pipeline.prune.choose import Selection, choose
+from pipeline.prune.prunable import find_prunable, verify
+from pipeline.prune.statistics import needs_of, statistics
 from pipeline.repair.chain import repair
 from pipeline.repair.recoveries import Recovery
 from pipeline.repair.recoveries.least_squares import LeastSquares
@@ -21,21 +20,24 @@ from pipeline.scoring.collect import Loss
 from pipeline.store.reports import RecoveryReport
 from pipeline.task import cross_entropy
 
-__all__ = ["Slim", "Widths", "apply_plan", "prune"]
+__all__ = ["PrunedNetwork", "Selection", "Widths", "apply_plan", "prune"]
 
 
 @dataclass(frozen=True)
-class Slim:
+class PrunedNetwork:
     """A pruned network and how it came to be."""
 
     network: nn.Module
-    """Smaller layers, in eval mode; the network that was given is unchanged."""
+    """The network with smaller layers, in eval mode; the one that was given is unchanged."""
     plan: PruningPlan
-    """`apply_plan(build(), plan)` has its shape; then load its state."""
+    """The channels that every layer keeps: `apply_plan(build(), plan)` has the network's shape,
+    and then loads its state."""
     macs_ratio: float
     """MACs kept / dense MACs of one sample; 1 MAC = 2 FLOPs."""
     recoveries: tuple[RecoveryReport, ...]
+    """What each recovery did, in the order they ran."""
     remarks: tuple[str, ...]
+    """What the allocator has to say about the result."""
 
 
 def prune(
@@ -43,52 +45,41 @@ def prune(
     batches: Iterable[tuple[Tensor, Tensor]],
     macs_ratio: float,
     *,
-    criterion: Criterion | None = None,
-    allocator: Allocator | None = None,
+    selection: Selection = Selection(),  # noqa: B008, a frozen value
     recoveries: Sequence[Recovery] = (LeastSquares(),),
     loss: Loss = cross_entropy,
-    widths: Widths | None = None,
-) -> Slim:
+) -> PrunedNetwork:
     """Prune to `macs_ratio` of the MACs and repair without training.
 
     `batches` of inputs and targets, as a DataLoader gives them, are held in memory together: a
-    thousand samples are enough. Raises StageError where the network cannot be pruned so far.
+    thousand samples are enough. Other channels are selected by, for example,
+    `selection=Selection(criterion=Taylor(), allocator=Uniform(), widths=Widths(multiple=8))`.
+    Raises StageError where the network cannot be pruned so far.
     """
     network = copy.deepcopy(network).eval()
     device = next(network.parameters()).device
-    calibration = calibration_from(
+    calibration = calibration_of_batches(
         (inputs.to(device), np.asarray(targets.cpu())) for inputs, targets in batches
     )
-    return pruned(
-        network,
-        calibration,
-        macs_ratio,
-        criterion or reconstruction.Reconstruction(),
-        allocator or by_reconstruction.Reconstruction(),
-        recoveries,
-        loss,
-        widths or Widths(),
-    )
+    return prune_calibrated(network, calibration, macs_ratio, selection, recoveries, loss)
 
 
-def pruned(
+def prune_calibrated(
     network: nn.Module,
     calibration: Calibration,
     macs_ratio: float,
-    criterion: Criterion,
-    allocator: Allocator,
+    selection: Selection,
     recoveries: Sequence[Recovery],
     loss: Loss,
-    widths: Widths,
-) -> Slim:
-    """The same on samples that are in memory already."""
+) -> PrunedNetwork:
+    """As `prune`, on samples that are in memory already; `network` is in eval mode."""
     example = calibration.inputs[:1]
-    subject = subject_of(network, example)
-    stats = statistics(subject, calibration, loss, needs_of([criterion], [allocator]))
-    limits = Limits(macs=macs_ratio * subject.macs)
-    choice = choose(subject, stats, criterion, allocator, limits, widths)
-    verify(subject, choice.plan, example)
+    prunable = find_prunable(network, example)
+    needs = needs_of([selection.criterion], [selection.allocator])
+    stats = statistics(prunable, calibration, loss, needs)
+    choice = choose(prunable, stats, selection, Limits(macs=macs_ratio * prunable.macs))
+    verify(prunable, choice.plan, example)
     small = apply_plan(network, choice.plan)
     reports = repair(small, network, choice.plan, recoveries, calibration, loss)
-    kept = subject.model.total(subject.found.groups, choice.counts())
-    return Slim(small, choice.plan, kept / subject.macs, reports, choice.remarks)
+    kept = prunable.macs_at(choice.counts()) / prunable.macs
+    return PrunedNetwork(small, choice.plan, kept, reports, choice.remarks)

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from pipeline.flow import Flow
     from pipeline.release.bundle import Release
     from pipeline.store.artifacts import Checkpoint
-    from pipeline.store.store import Runner, Store
+    from pipeline.store.runner import Runner
+    from pipeline.store.store import Store
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -84,9 +85,9 @@ def run(
 @app.command()
 def plan(recipe: RecipePath, cache: CacheDir = None, as_json: Json = False) -> None:
     """Show what a run would do, and what is in the store already."""
-    from pipeline.store.store import Plan
+    from pipeline.store.runner import DryRun
 
-    planned = Plan(_store(cache))
+    planned = DryRun(_store(cache).has)
     flow = _flow(recipe, planned, ask=True)
     flow.exported()
     flow.exported_dense()
@@ -94,7 +95,7 @@ def plan(recipe: RecipePath, cache: CacheDir = None, as_json: Json = False) -> N
         if flow.answers(target):  # what is built there depends on what is there
             flow.built_dense(target)
             flow.built(target)
-    stages = list(dict.fromkeys(planned.rows))  # targets share what does not depend on them
+    stages = list(dict.fromkeys(planned.records))  # targets share what does not depend on them
     if as_json:
         rows = [{"name": r.name, "key": r.key, "cached": r.cached} for r in stages]
         _print(json.dumps({"schema_version": 1, "stages": rows, "doubts": flow.doubts()}, indent=1))
@@ -376,7 +377,7 @@ def _copy(files: dict[str, Path], out: Path) -> None:
 
 
 def _write(files: dict[str, Path], out: Path) -> None:
-    from pipeline.store.manifest import disk_faults
+    from pipeline.store.files import disk_faults
 
     fresh = {name: out / f".{name}.new" for name in files}
     with disk_faults(out):

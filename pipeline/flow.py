@@ -18,8 +18,9 @@ from pipeline.report.text import markdown
 from pipeline.stages.build import Build
 from pipeline.stages.build_there import BuildThere
 from pipeline.store.artifacts import Checked, Checkpoint, Engine, OnnxModel, Pruned, Recovered
+from pipeline.store.runner import Runner
 from pipeline.store.stage import Stage
-from pipeline.store.store import Runner, Store
+from pipeline.store.store import Store
 from profiles.errors import DeviceError
 from profiles.gate import unmeasured
 from profiles.host import Host
@@ -44,19 +45,21 @@ class Flow:
 
     def pruned(self) -> Pruned:
         """The network after the last step of the schedule."""
-        *steps, last = self.recipe.prunes()
+        *steps, last = self.recipe.prune_steps()
         source = self.dense
         for number, prune in enumerate(steps, 1):
             pruned = self.runner.run(f"prune {number}", prune, source)
-            recovered = self._maybe(f"recover {number}", self.recipe.recover, pruned)
-            source = self._maybe(f"finetune {number}", self.recipe.between(), recovered)
+            recovered = self._run_if_set(f"recover {number}", self.recipe.recover, pruned)
+            source = self._run_if_set(
+                f"finetune {number}", self.recipe.finetune_between_steps(), recovered
+            )
         return self.runner.run("prune", last, source)
 
     def recovered(self) -> Checkpoint:
-        return self._maybe("recover", self.recipe.recover, self.pruned())
+        return self._run_if_set("recover", self.recipe.recover, self.pruned())
 
     def finetuned(self) -> Checkpoint:
-        return self._maybe("finetune", self.recipe.finetune, self.recovered())
+        return self._run_if_set("finetune", self.recipe.finetune, self.recovered())
 
     def checked(self) -> Checked | None:
         check = self.recipe.check()
@@ -114,7 +117,7 @@ class Flow:
             return f" on {target.name}", build
         return "", Build(engine=engine, options=options)
 
-    def _maybe(
+    def _run_if_set(
         self, name: str, stage: Stage[Checkpoint, Checkpoint] | None, source: Checkpoint
     ) -> Checkpoint:
         return self.runner.run(name, stage, source) if stage else source

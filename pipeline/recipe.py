@@ -1,4 +1,4 @@
-"""Recipe: everything a run needs to be told. Its fields are stages."""
+"""The recipe: everything a run depends on. Its fields are stages."""
 
 import math
 from pathlib import Path
@@ -37,10 +37,11 @@ class Schedule(Spec):
     """
 
     steps: PositiveInt = 1
+    """The number of steps."""
     power: PositiveFloat = 3.0
-    """1 removes as much in every step; 3 removes most in the first ones."""
+    """The exponent: 1 removes as much in every step; 3 removes most in the first ones."""
     epochs: NonNegativeInt = 0
-    """Epochs of training between two steps, with the settings of `finetune`."""
+    """The epochs of training between two steps, with the settings of `finetune`."""
 
     def targets(self, final_ratio: float) -> tuple[float, ...]:
         """The part of the dense MACs that is left after each step; `final_ratio` at the end."""
@@ -56,14 +57,14 @@ class Target(Spec):
     device: str = "host"
     """The name of a device profile, or the path of your own `.toml`."""
     name: FileName | None = None
-    """What it is called in the verdict; the device's name when left out."""
+    """The name in the verdict; the device's when left out."""
     ssh: Ssh | None = None
-    """Where it is; this machine when left out."""
+    """The address of the device; this machine when left out."""
     budget: Budget | None = None
-    """The device profile's own when left out."""
+    """What the engine may cost; the device profile's own budget when left out."""
 
-    def called(self) -> str:
-        """Its name."""
+    def resolved_name(self) -> str:
+        """The name in the verdict: its own, or the device's."""
         return self.name or Path(self.device).stem
 
 
@@ -90,8 +91,8 @@ class Recipe(Spec):
 
     @field_validator("target")
     @classmethod
-    def _told_apart(cls, targets: tuple[Target, ...]) -> tuple[Target, ...]:
-        names = [target.called() for target in targets]
+    def _names_are_distinct(cls, targets: tuple[Target, ...]) -> tuple[Target, ...]:
+        names = [target.resolved_name() for target in targets]
         if len(set(names)) < len(names):
             raise ValueError("two targets have one name; give each a `name`")
         return targets
@@ -108,7 +109,7 @@ class Recipe(Spec):
             return self.checks
         return self.checks.model_copy(update={"finetune": self.finetune})
 
-    def prunes(self) -> tuple[Prune, ...]:
+    def prune_steps(self) -> tuple[Prune, ...]:
         """The pruning of each step of the schedule.
 
         Raises ConfigError for steps without a MACs target to reach in them.
@@ -117,14 +118,17 @@ class Recipe(Spec):
         if self.schedule.steps == 1:
             return (self.prune,)
         if ratio is None:
-            raise ConfigError("schedule.steps: steps to what? set prune.macs_ratio")
+            raise ConfigError(
+                f"schedule.steps = {self.schedule.steps}, but prune.macs_ratio is missing, "
+                "which the steps lead to: set prune.macs_ratio = 0.5, for example"
+            )
         first, *later = self.schedule.targets(ratio)
         return (
             self.prune.model_copy(update={"macs_ratio": first}),
             *(self.prune.model_copy(update={"macs_ratio": r, "blocks": 0}) for r in later),
         )
 
-    def between(self) -> FineTune | None:
+    def finetune_between_steps(self) -> FineTune | None:
         """The training between two steps of the schedule."""
         if self.finetune is None or not self.schedule.epochs:
             return None
@@ -143,7 +147,7 @@ def read_recipe(path: Path) -> tuple[Recipe, tuple[ResolvedTarget, ...]]:
         prune = recipe.prune.resolved(
             math.lcm(*(target.device.channel_multiple for target in targets))
         )
-        if not prune.says_how_much():
+        if not prune.has_target():
             ratios = [
                 target.budget.macs_ratio
                 for target in targets
@@ -151,12 +155,12 @@ def read_recipe(path: Path) -> tuple[Recipe, tuple[ResolvedTarget, ...]]:
             ]
             if not ratios:
                 raise ConfigError(
-                    "prune: how much? set prune.macs_ratio, target.budget.macs_ratio, "
-                    "or the allocator's own ratios"
+                    "nothing says how much to prune: set prune.macs_ratio = 0.5, for example, "
+                    "target.budget.macs_ratio, or the allocator's own ratios"
                 )
             prune = prune.model_copy(update={"macs_ratio": min(ratios)})
         resolved = recipe.model_copy(update={"prune": prune})
-        resolved.prunes()
+        resolved.prune_steps()
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
     return resolved, targets
@@ -203,4 +207,4 @@ def _resolved_target(target: Target, recipe: Recipe, base: Path) -> ResolvedTarg
     ssh = target.ssh
     if ssh and ssh.key_file:
         ssh = ssh.model_copy(update={"key_file": str(base / ssh.key_file)})
-    return ResolvedTarget(target.called(), device, budget, ssh)
+    return ResolvedTarget(target.resolved_name(), device, budget, ssh)

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
-def _says(form: str, pattern: str) -> AfterValidator:
-    """Hold a string to `pattern`, and tell the form it should have in words."""
+def _matching(form: str, pattern: str) -> AfterValidator:
+    """A validator of strings that match `pattern`; its message names the `form` in words."""
 
     def check(value: str) -> str:
         if not re.fullmatch(pattern, value):
@@ -75,7 +75,7 @@ class ConfiguredTask(Spec):
 
     network: Annotated[
         str,
-        _says(
+        _matching(
             "torchvision:NAME, timm:NAME or FILE.py:FUNCTION", r"(torchvision|timm):.+|.+\.py:\w+"
         ),
     ]
@@ -104,7 +104,7 @@ class ConfiguredTask(Spec):
     def load(self, base: Path) -> Task:
         """The task, its paths relative to `base`."""
         names = self.class_names
-        lines = _lines(base / names) if names else []
+        lines = _read_lines(base / names) if names else []
         if names and (not lines or len(set(lines)) < len(lines)):
             raise ConfigError(f"{base / names}: must name each class once, one a line")
         if names and self.classes and len(lines) != self.classes:
@@ -135,7 +135,7 @@ class ConfiguredTask(Spec):
 class FileTask(Spec):
     """A function of yours, `FILE.py:FUNCTION`, that returns a pipeline.task.Task."""
 
-    file: Annotated[str, _says("FILE.py:FUNCTION", r".+\.py:\w+")]
+    file: Annotated[str, _matching("FILE.py:FUNCTION", r".+\.py:\w+")]
     weights: str | None = None
     """safetensors for the network; without it, `network()` returns a trained one."""
     inputs: tuple[str, ...] = ()
@@ -165,14 +165,14 @@ class FileTask(Spec):
         return value_digest([self.file, [path_digest(base / path) for path in paths]])
 
 
-def _kind(value: object) -> str:
+def _kind_of_task(value: object) -> str:
     has_file = "file" in value if isinstance(value, dict) else isinstance(value, FileTask)
     return "file" if has_file else "configured"
 
 
 TaskSpec = Annotated[
     Annotated[ConfiguredTask, Tag("configured")] | Annotated[FileTask, Tag("file")],
-    Discriminator(_kind),
+    Discriminator(_kind_of_task),
 ]
 
 
@@ -187,26 +187,26 @@ def network_builder(name: str, classes: int | None, base: Path) -> Callable[[], 
     if source == "torchvision":
         from torchvision import models
 
-        _known(model, models.list_models(), source)
+        _check_model_exists(model, models.list_models(), source)
         outputs = {} if classes is None else {"num_classes": classes}
         return lambda: models.get_model(model, weights=None, **outputs)
     try:
         import timm
     except ImportError as error:
         raise MissingExtra("timm", "timm") from error
-    _known(model, timm.list_models(), source)
+    _check_model_exists(model, timm.list_models(), source)
     if classes is None:
         return lambda: timm.create_model(model)
     return lambda: timm.create_model(model, num_classes=classes)
 
 
-def _known(model: str, models: list[str], source: str) -> None:
+def _check_model_exists(model: str, models: list[str], source: str) -> None:
     if model not in models:
         near = ", ".join(difflib.get_close_matches(model, models, n=3)) or "none like it"
         raise ConfigError(f"{source} has no model {model!r}; nearest: {near}")
 
 
-def _lines(path: Path) -> list[str]:
+def _read_lines(path: Path) -> list[str]:
     try:
         return path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:

@@ -64,7 +64,7 @@ def engines_named(names: str) -> tuple[str, ...]:
 def compare(flow: Flow, names: Sequence[str]) -> Iterator[Compared]:
     """Every precision of every runtime that is installed, the reference first."""
     build = _build(flow, *REFERENCE)
-    beside = build.file(flow.built_by(build))
+    beside = build.engine_file(flow.built_by(build).path)
     for name in sorted(names, key=lambda name: (name != REFERENCE[0], name)):
         try:
             kind = plugin("exporters.engines", name, Exporter)  # type: ignore[type-abstract]
@@ -84,7 +84,7 @@ def _compared(flow: Flow, name: str, precision: Precision, beside: EngineFile) -
         report, size = engine.report(), engine.path.stat().st_size / MIB
         if report.parity is None:
             return Compared(name, precision, "unverified", report.unverified, engine.path, size)
-        file = build.file(engine)
+        file = build.engine_file(engine.path)
         scores = score_engine(ThisMachine(), file, flow.dense.task).values
         timing = timing_of(flow.targets[0].device, flow.targets[0].budget, flow.recipe.measure)
         runs = time_engines(ThisMachine(), EnginePair(beside, file), timing)

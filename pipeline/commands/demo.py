@@ -11,7 +11,7 @@ from pipeline.data.digest import path_digest, value_digest
 from pipeline.recipe import Recipe
 from pipeline.stages.finetune import FineTune
 from pipeline.store.artifacts import Checkpoint
-from pipeline.store.manifest import disk_faults
+from pipeline.store.files import disk_faults
 from pipeline.store.store import Store
 from pipeline.task import ConfiguredTask
 from profiles.errors import ConfigError, MissingExtra

@@ -8,22 +8,19 @@ import sysconfig
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 from profiles.errors import ConfigError, SlimgateError
 
-if TYPE_CHECKING:
-    pass
-
-OURS = Path(__file__).parents[2]
+PACKAGES_FOLDER = Path(__file__).parents[2]
 
 
-NOT_THE_USERS = (
+NOT_USER_CODE = (
     *(sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib")),
-    *(str(OURS / name) + os.sep for name in ("pipeline", "exporters", "profiles")),
+    *(str(PACKAGES_FOLDER / name) + os.sep for name in ("pipeline", "exporters", "profiles")),
     "<",
 )
-"""Where a line that raised an error is nobody's to mend who uses slimgate."""
+"""How the paths of Python, libraries and slimgate begin: no user can mend an error there."""
 
 
 def user_function(reference: str, base: Path) -> "Callable[[], object]":
@@ -72,6 +69,6 @@ def _line_of(error: BaseException) -> str:
     if isinstance(error, SyntaxError) and error.filename:
         return f"{error.filename}:{error.lineno}"
     frames = traceback.extract_tb(error.__traceback__)
-    own = [f for f in frames if not f.filename.startswith(NOT_THE_USERS)]
+    own = [f for f in frames if not f.filename.startswith(NOT_USER_CODE)]
     last = (own or frames)[-1]
     return f"{last.filename}:{last.lineno}"

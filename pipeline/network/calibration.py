@@ -7,20 +7,21 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline.data.arrays import Targets
+from pipeline.data.arrays import FloatArray, Targets
 from pipeline.data.batches import balanced_indices, batches
 from pipeline.task import Task
 from profiles.errors import ConfigError, StageError
 from profiles.machine.facts import available_memory
 
-HELD_OUT = 0.1
+HELD_OUT_SHARE = 0.1
 """The part of the samples that nothing is fitted to; it judges ridges, recoveries and plans."""
-MIXED = 0.4
+MIXTURE_SHARE = 0.4
 """The share of the other image in a mixture of two (Zhang et al., arXiv 1710.09412)."""
-FEWEST = 2
-LOADED = 64
-"""Samples read at a time."""
-COPIES = 8
+FEWEST_SAMPLES = 2
+"""One to fit and one to hold out."""
+READ_AT_A_TIME = 64
+"""Samples read from the data set before they are copied to the device."""
+TENSORS_AT_A_TIME = 8
 """Tensors as large as the largest output that a walk through both networks holds at a time."""
 
 
@@ -31,9 +32,11 @@ class Calibration:
     inputs: Tensor
     targets: Targets
     held_out: int
+    """The number of samples, at the end, that judge what was fitted to the others."""
 
     @property
     def fitted(self) -> int:
+        """The number of samples, at the beginning, that may be fitted."""
         return len(self.inputs) - self.held_out
 
     def batches(self, size: int) -> Iterator[tuple[Tensor, Targets]]:
@@ -42,13 +45,17 @@ class Calibration:
             part = slice(start, min(start + size, self.fitted))
             yield self.inputs[part], self.targets[part]
 
+    def array_batches(self, size: int) -> Iterator[tuple[FloatArray, Targets]]:
+        """The fitted samples as arrays on the CPU, `size` at a time."""
+        return ((inputs.cpu().numpy(), targets) for inputs, targets in self.batches(size))
+
     def first(self, samples: int) -> "Calibration":
         """Fewer samples, the same part of them held out."""
-        held_out = max(1, round(HELD_OUT * samples))
+        held_out = max(1, round(HELD_OUT_SHARE * samples))
         chosen = [*range(samples - held_out), *range(self.fitted, self.fitted + held_out)]
         return Calibration(self.inputs[chosen], self.targets[chosen], held_out)
 
-    def mixed(self) -> "Calibration":
+    def with_mixtures(self) -> "Calibration":
         """The same and as many mixtures of two images, one of them mirrored; without targets.
 
         On its own training images a network is sure of everything; between them, as between
@@ -58,11 +65,11 @@ class Calibration:
             return self
         parts = []
         for part in (self.inputs[: self.fitted], self.inputs[self.fitted :]):
-            parts += [part, (1 - MIXED) * part + MIXED * part.roll(1, 0).flip(-1)]
+            parts += [part, (1 - MIXTURE_SHARE) * part + MIXTURE_SHARE * part.roll(1, 0).flip(-1)]
         return Calibration(torch.cat(parts), np.empty(0, np.int64), 2 * self.held_out)
 
 
-def calibration_of(task: Task, samples: int, seed: int, device: torch.device) -> Calibration:
+def calibration_of_task(task: Task, samples: int, seed: int, device: torch.device) -> Calibration:
     """Training samples of every class alike.
 
     Raises ConfigError when there are too few, StageError when they do not fit into memory.
@@ -73,13 +80,15 @@ def calibration_of(task: Task, samples: int, seed: int, device: torch.device) ->
     if available is not None and len(chosen) * first.nbytes > available / 4:
         raise StageError(
             f"{len(chosen)} samples of {first.nbytes / 2**20:.1f} MiB do not fit into a quarter "
-            f"of the {available / 2**20:.0f} MiB of memory there are: ask for fewer samples"
+            f"of the {available / 2**20:.0f} MiB of memory there are: set a smaller `samples`"
         )
-    read = batches(task.train, chosen, LOADED)
-    return calibration_from(((torch.from_numpy(x).to(device), y) for x, y in read))
+    read = batches(task.train, chosen, READ_AT_A_TIME)
+    return calibration_of_batches(((torch.from_numpy(x).to(device), y) for x, y in read))
 
 
-def bounded(network: nn.Module, calibration: Calibration) -> tuple[Calibration, tuple[str, ...]]:
+def fit_to_memory(
+    calibration: Calibration, network: nn.Module
+) -> tuple[Calibration, tuple[str, ...]]:
     """As many of the samples as run through the network at once in half of the free memory.
 
     With a remark where that is not all of them. Raises StageError when it is hardly any.
@@ -87,17 +96,17 @@ def bounded(network: nn.Module, calibration: Calibration) -> tuple[Calibration, 
     example = calibration.inputs[:1]
     on_cuda = example.device.type == "cuda"
     free = torch.cuda.mem_get_info(example.device)[0] if on_cuda else available_memory()
-    sample = largest_output(network, example) * COPIES * 2  # and a mixture for each
+    sample = largest_output(network, example) * TENSORS_AT_A_TIME * 2  # and a mixture for each
     if free is None or len(calibration.inputs) * sample <= free / 2:
         return calibration, ()
     fits = int(free / 2 / sample)
-    if fits < FEWEST / HELD_OUT:
+    if fits < FEWEST_SAMPLES / HELD_OUT_SHARE:
         raise StageError(
             f"a sample needs about {sample / 2**20:.0f} MiB on its way through the network and "
             f"{free / 2**20:.0f} MiB are free: repair it on a machine with more memory"
         )
-    said = f"only {fits} of {len(calibration.inputs)} samples fit into half of the free memory"
-    return calibration.first(fits), (said,)
+    remark = f"only {fits} of {len(calibration.inputs)} samples fit into half of the free memory"
+    return calibration.first(fits), (remark,)
 
 
 def largest_output(network: nn.Module, example: Tensor) -> int:
@@ -118,12 +127,12 @@ def largest_output(network: nn.Module, example: Tensor) -> int:
     return max(sizes)
 
 
-def calibration_from(read: Iterable[tuple[Tensor, Targets]]) -> Calibration:
+def calibration_of_batches(read: Iterable[tuple[Tensor, Targets]]) -> Calibration:
     """The samples of all batches, in their order."""
     pairs = list(read)
     count = sum(len(inputs) for inputs, _ in pairs)
-    if count < FEWEST:
-        raise ConfigError(f"{count} calibration samples; at least {FEWEST} are needed")
+    if count < FEWEST_SAMPLES:
+        raise ConfigError(f"{count} calibration samples; at least {FEWEST_SAMPLES} are needed")
     inputs = torch.cat([inputs for inputs, _ in pairs])
-    held_out = max(1, round(HELD_OUT * count))
+    held_out = max(1, round(HELD_OUT_SHARE * count))
     return Calibration(inputs, np.concatenate([targets for _, targets in pairs]), held_out)

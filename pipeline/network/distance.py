@@ -23,11 +23,12 @@ class Teacher:
 
     network: nn.Module
     temperature: float | None
-    """None where outputs are no logits of classes."""
+    """The number that divides logits before they are compared; None where outputs are values."""
     variance: float = 1.0
-    """Of its outputs, the unit of the squared distance where they are no logits."""
+    """The variance of the network's outputs: the unit of the squared distance of values."""
 
     def outputs(self, inputs: Tensor) -> Tensor:
+        """What the network answers, [n, ...], without a gradient."""
         with torch.no_grad():
             return outputs_of(self.network, inputs)
 
@@ -42,15 +43,17 @@ class Teacher:
         return divergence.sum(1).mean() * self.temperature**2
 
 
-def teacher_of(dense: nn.Module, task: Task, held_out: IntArray, temperature: float) -> Teacher:
+def teacher_for_task(
+    dense: nn.Module, task: Task, held_out: IntArray, temperature: float
+) -> Teacher:
     """The teacher for a task, whose held-out samples give the unit of distance."""
     device = next(dense.parameters()).device
     read = batches(task.train, held_out, 256)
     feeds = (torch.from_numpy(inputs).to(device) for inputs, _ in read)
-    return teacher_for(dense, task.loss, feeds, temperature)
+    return teacher_for_loss(dense, task.loss, feeds, temperature)
 
 
-def teacher_for(
+def teacher_for_loss(
     dense: nn.Module, loss: Loss, held_out: Iterable[Tensor], temperature: float
 ) -> Teacher:
     """The teacher for a loss: of logits where that is the cross entropy, else of values."""

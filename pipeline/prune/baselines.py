@@ -1,10 +1,11 @@
 """Networks that a pruned one ought to beat."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import isfinite
 
 import numpy as np
 import torch
+from scipy.stats import kendalltau
 from torch import nn
 
 from pipeline.data.batches import batches
@@ -12,11 +13,48 @@ from pipeline.network.groups import make_plan
 from pipeline.network.plan import PruningPlan, compose
 from pipeline.network.run import outputs_of
 from pipeline.prune.allocators.uniform import Uniform
-from pipeline.prune.channel_counts import Limits, candidates_of, counts_for
-from pipeline.prune.choose import Subject
-from pipeline.prune.trials import Course
+from pipeline.prune.channel_counts import Limits, Widths, candidates_of, largest_counts_within
+from pipeline.prune.prunable import PrunableNetwork
+from pipeline.prune.trials import TrialSetup
 from pipeline.store.reports import Baseline
 from pipeline.task import Task
+
+
+def random_plan(
+    prunable: PrunableNetwork, counts: Mapping[str, int], skipped: tuple[str, ...], seed: int
+) -> PruningPlan:
+    """As many units of each group as `counts` says, at random; the same blocks skipped."""
+    generator = np.random.default_rng(seed)
+    units = {
+        group.name: np.sort(generator.permutation(group.size)[: counts.get(group.name, group.size)])
+        for group in prunable.groups
+    }
+    plan = make_plan(prunable.network, prunable.groups, units)
+    return compose(plan, PruningPlan(layers={}, skipped=skipped))
+
+
+def even_plan(prunable: PrunableNetwork, macs: int) -> PruningPlan:
+    """The same part of every group, the first units, with at most `macs` MACs."""
+    groups, model = prunable.groups, prunable.macs_model
+    scores = {group.name: -np.arange(group.size, dtype=np.float64) for group in groups}
+    candidates = candidates_of(prunable.network, groups, model, scores, {})
+    counts = largest_counts_within(Limits(macs=macs), Uniform(), candidates, model, Widths())
+    return make_plan(prunable.network, groups, {n: np.arange(k) for n, k in counts.items()})
+
+
+def repaired_baseline(name: str, setup: TrialSetup, plan: PruningPlan) -> Baseline:
+    """The distance that is left after pruning by `plan` and a quick repair."""
+    _, distance = setup.try_plan(plan)
+    return Baseline(name=name, distance=distance if isfinite(distance) else None, score=None)
+
+
+def reset_weights(network: nn.Module, seed: int) -> None:
+    """Draw new weights, in place, for every layer that has `reset_parameters`."""
+    torch.manual_seed(seed)
+    for module in network.modules():
+        reset = getattr(module, "reset_parameters", None)
+        if callable(reset):
+            reset()
 
 
 def validation_score(network: nn.Module, task: Task) -> float:
@@ -31,37 +69,9 @@ def validation_score(network: nn.Module, task: Task) -> float:
     return float(np.concatenate(scores).mean())
 
 
-def _tried(name: str, course: Course, plan: PruningPlan) -> Baseline:
-    _, distance = course.run(plan)
-    return Baseline(name=name, distance=distance if isfinite(distance) else None, score=None)
-
-
-def _random(
-    subject: Subject, counts: Mapping[str, int], skipped: tuple[str, ...], seed: int
-) -> PruningPlan:
-    """As many units of each group as `counts` says, at random; the same blocks skipped."""
-    generator = np.random.default_rng(seed)
-    units = {
-        group.name: np.sort(generator.permutation(group.size)[: counts.get(group.name, group.size)])
-        for group in subject.found.groups
-    }
-    plan = make_plan(subject.network, subject.found.groups, units)
-    return compose(plan, PruningPlan(layers={}, skipped=skipped))
-
-
-def _even(subject: Subject, macs: int) -> PruningPlan:
-    """The same part of every group, the first units, with at most `macs` MACs."""
-    groups = subject.found.groups
-    scores = {group.name: -np.arange(group.size, dtype=np.float64) for group in groups}
-    candidates = candidates_of(subject.network, groups, subject.model, scores, {})
-    counts = counts_for(Uniform(), candidates, subject.model, Limits(macs=macs), 1, 1)
-    return make_plan(subject.network, groups, {n: np.arange(k) for n, k in counts.items()})
-
-
-def _renew(network: nn.Module, seed: int) -> None:
-    """Draw new weights for every layer that knows how to."""
-    torch.manual_seed(seed)
-    for module in network.modules():
-        reset = getattr(module, "reset_parameters", None)
-        if callable(reset):
-            reset()
+def rank_correlation(pairs: Sequence[tuple[float, float]]) -> float | None:
+    """Kendall's tau between the first and the second of each pair; None where it has no value."""
+    if not pairs:
+        return None
+    tau = float(kendalltau(*zip(*pairs, strict=True)).statistic)
+    return tau if isfinite(tau) else None

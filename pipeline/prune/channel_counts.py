@@ -1,6 +1,6 @@
 """From a budget to the number of units every group keeps."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, inf, prod
 
@@ -8,7 +8,7 @@ import numpy as np
 from torch import nn
 
 from pipeline.data.arrays import FloatArray
-from pipeline.network.costs import WEIGHT_BYTES, Cost, Counts, GroupCosts, MacsModel
+from pipeline.network.costs import WEIGHT_BYTES, Cost, Counts, MacsModel
 from pipeline.network.groups import ROOTS, Group
 from pipeline.network.plan import channels_of
 from pipeline.prune.allocators import Allocator, Candidate
@@ -24,19 +24,33 @@ class Limits:
     """What a network may cost at most; all that are given have to hold."""
 
     macs: float | None = None
+    """MACs of one sample; 1 MAC = 2 FLOPs."""
     parameters: float | None = None
-    size: float | None = None
-    """Bytes of its parameters in fp32."""
+    """The number of trained values."""
+    size_bytes: float | None = None
+    """The size of the parameters in fp32."""
 
-    def most(self) -> tuple[float, float]:
-        """MACs and parameters, infinite where nothing limits them."""
-        of_size = inf if self.size is None else self.size / WEIGHT_BYTES
+    def largest(self) -> tuple[float, float]:
+        """The most MACs and parameters that are allowed; infinite where nothing limits them."""
+        of_size = inf if self.size_bytes is None else self.size_bytes / WEIGHT_BYTES
         parameters = inf if self.parameters is None else self.parameters
         return inf if self.macs is None else self.macs, min(parameters, of_size)
 
-    def hold(self, cost: Cost) -> bool:
-        macs, parameters = self.most()
+    def allow(self, cost: Cost) -> bool:
+        macs, parameters = self.largest()
         return cost.macs <= macs and cost.parameters <= parameters
+
+
+@dataclass(frozen=True)
+class Widths:
+    """The numbers of channels that a layer may keep."""
+
+    multiple: int = 1
+    """A layer keeps a multiple of so many channels, or all."""
+    floor: int = 1
+    """No layer keeps fewer channels; 8 keeps layers from collapsing."""
+    floor_ratio: float = 0.0
+    """No layer keeps a smaller part of its channels; 0.1 keeps layers from collapsing."""
 
 
 def candidates_of(
@@ -71,43 +85,35 @@ def candidates_of(
     return found
 
 
-def counts_at(
-    allocator: Allocator,
-    candidates: Sequence[Candidate],
-    knob: float,
-    multiple: int,
-    floor: int,
-    floor_ratio: float = 0.0,
+def counts_at_knob(
+    knob: float, allocator: Allocator, candidates: Sequence[Candidate], widths: Widths
 ) -> dict[str, int]:
-    """Units kept at `knob`: the nearest multiple of `multiple` channels, or the whole group.
+    """Units that each group keeps at `knob`: the nearest multiple of channels, or the whole group.
 
-    Never fewer channels than `floor`, nor than `floor_ratio` of the group's; a floor of 8 and
-    0.1 keeps layers from collapsing.
+    Never fewer channels than the floors of `widths`.
     """
     counts = {}
     for candidate, kept in zip(candidates, allocator.keep(candidates, knob), strict=True):
         group = candidate.group
-        step = group.unit_multiple(multiple)
+        step = group.unit_multiple(widths.multiple)
         wanted = group.size * kept
         rounded = int(wanted / step + 0.5) * step
         if wanted > (group.size // step * step + group.size) / 2:
             rounded = group.size
-        channels = max(floor, ceil(floor_ratio * group.channels), 1)
+        channels = max(widths.floor, ceil(widths.floor_ratio * group.channels), 1)
         least = ceil(channels * group.size / group.channels / step) * step
         counts[group.name] = min(group.size, max(rounded, least))
     return counts
 
 
-def counts_for(
+def largest_counts_within(
+    limits: Limits,
     allocator: Allocator,
     candidates: Sequence[Candidate],
     model: MacsModel,
-    limits: Limits,
-    multiple: int,
-    floor: int,
-    floor_ratio: float = 0.0,
+    widths: Widths,
 ) -> dict[str, int]:
-    """The largest network on the allocator's path within all `limits`.
+    """Units that each group keeps in the largest network on the allocator's path within `limits`.
 
     Bisects the knob; where the last step moves many units at once, as many of them as fit
     stay, and then of any group: one multiple more of any is over a limit.
@@ -115,50 +121,50 @@ def counts_for(
     """
     groups = [candidate.group for candidate in candidates]
     costs = model.over(groups)
+    whole = {group.name: group.size for group in groups}
 
     def at(knob: float) -> dict[str, int]:
-        return counts_at(allocator, candidates, knob, multiple, floor, floor_ratio)
+        return counts_at_knob(knob, allocator, candidates, widths)
 
+    _check_reachable(limits, costs.at(at(1.0)), costs.at(whole), widths)
     low, high = 0.0, 1.0
-    macs, parameters = limits.most()
-    least, dense = costs.at(at(high)), costs.at({group.name: group.size for group in groups})
-    for unit, most, found, whole in (
-        ("MACs", macs, least.macs, dense.macs),
-        ("parameters", parameters, least.parameters, dense.parameters),
-    ):
-        if found > most:
-            raise StageError(
-                f"at most {most / 1e6:.2f} M {unit} asked, but this allocator with a floor of "
-                f"{floor} channels and multiples of {multiple} reaches no less than "
-                f"{found / whole:.3f} of dense"
-            )
     for _ in range(KNOB_STEPS):
         middle = (low + high) / 2
-        low, high = (low, middle) if limits.hold(costs.at(at(middle))) else (middle, high)
+        low, high = (low, middle) if limits.allow(costs.at(at(middle))) else (middle, high)
     counts, larger = at(high), at(low)
-    for sizes in (larger, {group.name: group.size for group in groups}):
-        counts = _filled(costs, limits, groups, counts, sizes, multiple)
+    steps = {group.name: group.unit_multiple(widths.multiple) for group in groups}
+    for ceiling in (larger, whole):
+        counts = _filled_up(counts, ceiling, steps, lambda more: limits.allow(costs.at(more)))
     return counts
 
 
-def _filled(
-    costs: GroupCosts,
-    limits: Limits,
-    groups: Sequence[Group],
-    counts: Counts,
-    most: Counts,
-    multiple: int,
+def _check_reachable(limits: Limits, smallest: Cost, dense: Cost, widths: Widths) -> None:
+    """Raise StageError when even the smallest network on the path is over a limit."""
+    macs, parameters = limits.largest()
+    for unit, most, least, whole in (
+        ("MACs", macs, smallest.macs, dense.macs),
+        ("parameters", parameters, smallest.parameters, dense.parameters),
+    ):
+        if least > most:
+            raise StageError(
+                f"at most {most / 1e6:.2f} M {unit} asked, but this allocator with a floor of "
+                f"{widths.floor} channels and multiples of {widths.multiple} reaches no less than "
+                f"{least / whole:.3f} of dense"
+            )
+
+
+def _filled_up(
+    counts: Counts, ceiling: Counts, steps: Counts, allowed: Callable[[Counts], bool]
 ) -> dict[str, int]:
-    """One step more of each group in turn, up to `most`, as long as any fits."""
+    """One step more of each group in turn, up to `ceiling`, as long as any is allowed."""
     filled = dict(counts)
     grown = True
     while grown:
         grown = False
-        for group in groups:
-            now = filled[group.name]
-            more = min(now + group.unit_multiple(multiple), most[group.name])
-            if more > now and limits.hold(costs.at({**filled, group.name: more})):
-                filled[group.name], grown = more, True
+        for name, step in steps.items():
+            more = min(filled[name] + step, ceiling[name])
+            if more > filled[name] and allowed({**filled, name: more}):
+                filled[name], grown = more, True
     return filled
 
 

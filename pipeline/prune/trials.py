@@ -1,6 +1,5 @@
-"""The criterion and the allocator chosen by trial: prune, repair quickly, ask held-out samples."""
+"""The selection chosen by trial: prune, repair quickly, compare answers on held-out samples."""
 
-import itertools
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,13 +7,12 @@ from math import inf, isfinite
 
 from torch import Tensor, nn
 
-from pipeline.network.calibration import Calibration, bounded
-from pipeline.network.distance import Teacher, teacher_for
+from pipeline.network.calibration import Calibration, fit_to_memory
+from pipeline.network.distance import Teacher, teacher_for_loss
 from pipeline.network.plan import PruningPlan, apply_plan
-from pipeline.prune.allocators import Allocator
 from pipeline.prune.channel_counts import Limits
-from pipeline.prune.choose import Choice, Subject, Widths, choose
-from pipeline.prune.criteria import Criterion
+from pipeline.prune.choose import Choice, Selection, choose
+from pipeline.prune.prunable import PrunableNetwork
 from pipeline.repair.chain import distance_from
 from pipeline.repair.dense_targets import Targets, targets_of
 from pipeline.repair.resolve_layers import walk
@@ -26,79 +24,75 @@ from profiles.plugins import name_of
 
 log = logging.getLogger("slimgate")
 
-ROWS = 16_000
+QUICK_REPAIR_ROWS = 16_000
 """Positions of each layer that the quick repair fits."""
 
 
 @dataclass(frozen=True)
-class Course:
-    """The same quick repair and the same held-out samples for every plan that is tried."""
+class TrialSetup:
+    """What all trials share: the same quick repair, judged on the same held-out samples."""
 
     dense: nn.Module
     calibration: Calibration
     targets: Targets
+    """The dense network's outputs, to which the quick repair fits every layer."""
     teacher: Teacher
-    held: Tensor
+    held_out: Tensor
+    """Inputs [n, ...] that no repair is fitted to, and mixtures of them."""
 
-    def run(self, plan: PruningPlan) -> tuple[nn.Module, float]:
+    def try_plan(self, plan: PruningPlan) -> tuple[nn.Module, float]:
         """The pruned network, repaired, and its distance from the dense one; inf if not finite."""
         network = apply_plan(self.dense, plan)
         walk(network, plan, self.targets, self.calibration.inputs, self.calibration.fitted, 0)
-        return network, distance_from(self.teacher, network, self.held)
+        return network, distance_from(self.teacher, network, self.held_out)
 
 
-def course_of(dense: nn.Module, calibration: Calibration, loss: Loss) -> Course:
-    """Trials on `calibration`, judged on its held-out samples and mixtures of them."""
-    calibration, _ = bounded(dense, calibration)
-    mixed = calibration.mixed()
-    held = mixed.inputs[mixed.fitted :]
-    teacher = teacher_for(dense, loss, [held], temperature=1.0)
-    return Course(dense, calibration, targets_of(dense, calibration.inputs, ROWS), teacher, held)
+def trial_setup(dense: nn.Module, calibration: Calibration, loss: Loss) -> TrialSetup:
+    """Trials on as many of the samples as fit into memory.
+
+    Raises StageError when hardly any do.
+    """
+    calibration, _ = fit_to_memory(calibration, dense)
+    mixed = calibration.with_mixtures()
+    held_out = mixed.inputs[mixed.fitted :]
+    teacher = teacher_for_loss(dense, loss, [held_out], temperature=1.0)
+    targets = targets_of(dense, calibration.inputs, QUICK_REPAIR_ROWS)
+    return TrialSetup(dense, calibration, targets, teacher, held_out)
 
 
-@dataclass(frozen=True)
-class Picked:
-    """The best choice, what made it, and every trial in the order of trying."""
-
-    criterion: Criterion
-    allocator: Allocator
-    choice: Choice
-    trials: tuple[Trial, ...]
-
-
-def pick(
-    subject: Subject,
+def choose_by_trial(
+    prunable: PrunableNetwork,
     stats: Mapping[str, LayerStats],
-    course: Course,
-    criteria: Sequence[Criterion],
-    allocators: Sequence[Allocator],
+    selections: Sequence[Selection],
     limits: Limits | None,
-    widths: Widths,
-) -> Picked:
-    """The pair whose pruned network, repaired, is nearest to the dense one on held-out samples.
+    setup: TrialSetup,
+) -> tuple[Choice, tuple[Trial, ...]]:
+    """The choice whose pruned network, repaired, is nearest to the dense one; and every trial.
 
     Not by accuracy: a trained network is right on nearly all of its own training samples.
-    A pair that fails is passed over. Raises StageError when all of them fail.
+    A selection that fails is passed over. Raises StageError when all of them fail.
     """
-    best: tuple[float, Criterion, Allocator, Choice] | None = None
+    best: Choice | None = None
+    least = inf
     trials = []
-    for allocator, criterion in itertools.product(allocators, criteria):
-        names = {"criterion": name_of(criterion), "allocator": name_of(allocator)}
-        reason, distance = "", inf
+    for selection in selections:
+        names = {
+            "criterion": name_of(selection.criterion),
+            "allocator": name_of(selection.allocator),
+        }
         try:
-            choice = choose(subject, stats, criterion, allocator, limits, widths)
-            _, distance = course.run(choice.plan)
+            choice = choose(prunable, stats, selection, limits)
+            _, distance = setup.try_plan(choice.plan)
         except StageError as error:
-            reason = str(error)
-        else:
-            if best is None or distance < best[0]:
-                best = distance, criterion, allocator, choice
+            trials.append(Trial(**names, distance=None, reason=str(error)))
+            continue
         if not isfinite(distance):
-            reason = reason or "its outputs are not finite"
-            trials.append(Trial(**names, distance=None, reason=reason))
-        else:
-            trials.append(Trial(**names, distance=distance, reason=""))
-            log.info("  %s, %s: %.4f", *names.values(), distance)
-    if best is None or not isfinite(best[0]):
+            trials.append(Trial(**names, distance=None, reason="its outputs are not finite"))
+            continue
+        trials.append(Trial(**names, distance=distance, reason=""))
+        log.info("  %s, %s: %.4f", *names.values(), distance)
+        if distance < least:
+            best, least = choice, distance
+    if best is None:
         raise StageError(f"no way to prune this network worked; the last one: {trials[-1].reason}")
-    return Picked(*best[1:], tuple(trials))
+    return best, tuple(trials)

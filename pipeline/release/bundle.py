@@ -12,16 +12,10 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationError
 
 from pipeline.data.digest import file_digest
-from pipeline.store.manifest import (
-    MANIFEST,
-    disk_faults,
-    manifest_fault,
-    publish,
-    write_json,
-    write_manifest,
-)
+from pipeline.store.files import disk_faults, write_json
+from pipeline.store.manifest import MANIFEST, manifest_fault, publish, write_manifest
 from pipeline.store.reports import PruneReport
-from pipeline.store.store import StageRecord
+from pipeline.store.runner import StageRecord
 from profiles.budget import Budget
 from profiles.device import DeviceProfile, Ssh
 from profiles.errors import ConfigError, IntegrityError

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.network.calibration import Calibration
-from pipeline.network.distance import Teacher, teacher_for
+from pipeline.network.distance import Teacher, teacher_for_loss
 from pipeline.network.plan import PruningPlan
 from pipeline.network.run import outputs_of
 from pipeline.repair.recoveries import Recovery
@@ -31,7 +31,7 @@ def repair(
     A recovery after which the held-out samples are answered no more like `dense` is undone.
     """
     held = calibration.inputs[calibration.fitted :]
-    teacher = teacher_for(dense, loss, held.split(BATCH_SAMPLES), temperature=1.0)
+    teacher = teacher_for_loss(dense, loss, held.split(BATCH_SAMPLES), temperature=1.0)
     before = distance_from(teacher, network, held)
     reports = []
     for recovery in chain:

@@ -13,7 +13,7 @@ from pipeline.report.target_charts import Figure, points_of
 from pipeline.report.target_section import CheckView, TargetView, number, target_view
 from pipeline.report.text import macs_line, step_rows
 from pipeline.store.reports import CheckReport, ExportReport, PruneReport, RepairReport, Trial
-from pipeline.store.store import StageRecord
+from pipeline.store.runner import StageRecord
 from profiles.gate import Outcome
 from profiles.statistics import exact
 

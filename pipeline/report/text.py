@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from exporters.graph.cost import LayerCost
 from pipeline.release.bundle import Judged, Release
 from pipeline.store.reports import CheckReport, ExportReport, PruneReport, RepairReport
-from pipeline.store.store import StageRecord
+from pipeline.store.runner import StageRecord
 from profiles.gate import AT_LEAST, Check
 
 ROWS = {

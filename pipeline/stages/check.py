@@ -1,23 +1,29 @@
 """Baselines that a pruned network ought to beat. They change no model."""
 
 import logging
-from math import isfinite
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, ClassVar
 
 from pydantic import AfterValidator, NonNegativeInt, PositiveInt
-from scipy.stats import kendalltau
 from torch import nn
 
-from pipeline.network.calibration import calibration_of
+from pipeline.network.calibration import calibration_of_task
 from pipeline.network.plan import PruningPlan, apply_plan
 from pipeline.network.run import compute_device
-from pipeline.prune.baselines import _even, _random, _renew, _tried, validation_score
-from pipeline.prune.choose import subject_of
-from pipeline.prune.trials import course_of
+from pipeline.prune.baselines import (
+    even_plan,
+    random_plan,
+    rank_correlation,
+    repaired_baseline,
+    reset_weights,
+    validation_score,
+)
+from pipeline.prune.prunable import find_prunable
+from pipeline.prune.trials import TrialSetup, trial_setup
 from pipeline.stages.finetune import FineTune
 from pipeline.store.artifacts import Checked, Pruned
-from pipeline.store.manifest import write_json
+from pipeline.store.files import write_json
 from pipeline.store.reports import Baseline, CheckReport
 from pipeline.store.stage import Stage
 from pipeline.task import Task
@@ -31,71 +37,88 @@ FEWEST_PLANS = 8
 """Fewer say nothing about a rank correlation."""
 
 
-def _enough(plans: int) -> int:
+def _enough_plans(plans: int) -> int:
     if 0 < plans < FEWEST_PLANS:
         raise ValueError(f"give 0 or at least {FEWEST_PLANS} plans")
     return plans
 
 
 class Check(Stage[Pruned, Checked]):
-    """Random channels, training from scratch, and whether the repaired distance foretells."""
+    """Random channels, training from scratch, and whether a small distance means a high score."""
 
     LIBRARIES: ClassVar[tuple[str, ...]] = ("torch", "torch-pruning", "numpy")
 
     random_seeds: PositiveInt = 5
-    """Plans that keep as many channels of each group, drawn at random."""
+    """The number of plans that keep as many channels of each group, drawn at random."""
     scratch: bool = False
     """Train the pruned network, and one of even widths and the same MACs ("small dense"), from
     new weights with the settings of [finetune]."""
-    correlation_plans: Annotated[NonNegativeInt, AfterValidator(_enough)] = 0
-    """Random plans to repair and fine-tune, for Kendall's tau between distance and score."""
+    correlation_plans: Annotated[NonNegativeInt, AfterValidator(_enough_plans)] = 0
+    """The number of random plans to repair and fine-tune, for Kendall's tau between nearness to the
+    dense network and score."""
     samples: PositiveInt = 1000
+    """The number of calibration samples, of every class alike, from the training data."""
     seed: NonNegativeInt = 0
+    """What calibration samples and new weights depend on."""
     finetune: FineTune | None = None
-    """The recipe's [finetune] when not given."""
+    """The settings of the training; the recipe's [finetune] when not given."""
 
     def run(self, source: Pruned, out: Path, scratch: Path) -> None:
         if source.teacher is None:
             raise ConfigError("only a pruned network can be checked: prune it first")
         task, device = source.task, compute_device()
         dense = source.teacher.network().to(device)
-        calibration = calibration_of(task, self.samples, self.seed, device)
-        course = course_of(dense, calibration, task.loss)
-        subject = subject_of(dense, calibration.inputs[:1])
-        plan = read_spec(source.plan, PruningPlan)
-        counts = {name: group.kept for name, group in source.report().groups.items()}
-        rows = [_tried("chosen", course, plan)]
-        rows += [
-            _tried(f"random {seed}", course, _random(subject, counts, plan.skipped, seed))
-            for seed in range(self.random_seeds)
-        ]
+        calibration = calibration_of_task(task, self.samples, self.seed, device)
+        setup = trial_setup(dense, calibration, task.loss)
+        prunable = find_prunable(dense, calibration.inputs[:1])
+        plan, pruned = read_spec(source.plan, PruningPlan), source.report()
+        counts = {name: group.kept for name, group in pruned.groups.items()}
+
+        def random(seed: int) -> PruningPlan:
+            return random_plan(prunable, counts, plan.skipped, seed)
+
+        baselines = [repaired_baseline("chosen", setup, plan)]
+        for seed in range(self.random_seeds):
+            baselines.append(repaired_baseline(f"random {seed}", setup, random(seed)))
         if self.scratch:
-            even = _even(subject, source.report().macs)
-            for name, shape in (("from scratch", plan), ("small dense", even)):
-                network = apply_plan(dense, shape)
-                _renew(network, self.seed)
-                score = self._trained(network, task, scratch / f"{name}.safetensors")
-                rows.append(Baseline(name=name, distance=None, score=score))
-        pairs = []
-        for seed in range(self.correlation_plans):
-            other = _random(subject, counts, plan.skipped, self.random_seeds + seed)
-            network, distance = course.run(other)
-            score = self._trained(network, task, scratch / f"plan {seed}.safetensors")
-            pairs.append((-distance, score))
-        tau = float(kendalltau(*zip(*pairs, strict=True)).statistic) if pairs else None
+            plans = {"from scratch": plan, "small dense": even_plan(prunable, pruned.macs)}
+            baselines += self._trained_from_scratch(dense, plans, task, scratch)
+        seeds = range(self.random_seeds, self.random_seeds + self.correlation_plans)
+        pairs = self._nearness_and_score(setup, map(random, seeds), task, scratch)
         report = CheckReport(
-            baselines=tuple(rows),
-            kendall_tau=tau if tau is not None and isfinite(tau) else None,
-            plans=len(pairs),
+            baselines=tuple(baselines), kendall_tau=rank_correlation(pairs), plans=len(pairs)
         )
-        for row in rows:
-            log.info("  %s: distance %s, score %s", row.name, row.distance, row.score)
+        for one in baselines:
+            log.info("  %s: distance %s, score %s", one.name, one.distance, one.score)
         write_json(out / "check.json", report)
 
     def load(self, source: Pruned, out: Path, key: str) -> Checked:
         return Checked(key, out)
 
-    def _trained(self, network: nn.Module, task: Task, saved: Path) -> float:
+    def _trained_from_scratch(
+        self, dense: nn.Module, plans: Mapping[str, PruningPlan], task: Task, scratch: Path
+    ) -> list[Baseline]:
+        """The scores of the dense network pruned by each plan and trained from new weights."""
+        found = []
+        for name, plan in plans.items():
+            network = apply_plan(dense, plan)
+            reset_weights(network, self.seed)
+            score = self._score_after_training(network, task, scratch / f"{name}.safetensors")
+            found.append(Baseline(name=name, distance=None, score=score))
+        return found
+
+    def _nearness_and_score(
+        self, setup: TrialSetup, plans: Iterable[PruningPlan], task: Task, scratch: Path
+    ) -> list[tuple[float, float]]:
+        """For each plan, the negative distance after repair, and the score after training."""
+        pairs = []
+        for number, plan in enumerate(plans):
+            network, distance = setup.try_plan(plan)
+            saved = scratch / f"plan {number}.safetensors"
+            pairs.append((-distance, self._score_after_training(network, task, saved)))
+        return pairs
+
+    def _score_after_training(self, network: nn.Module, task: Task, saved: Path) -> float:
         """The validation score after training on the task's loss alone."""
         if self.finetune is None:
             raise ConfigError("checks that train need the settings of [finetune]; add that table")

@@ -6,18 +6,12 @@ from typing import ClassVar
 from pipeline.network.run import compute_device
 from pipeline.network.weights import write_weights
 from pipeline.store.artifacts import Checkpoint
-from pipeline.store.manifest import write_json
+from pipeline.store.files import write_json
+from pipeline.store.reports import FineTuneReport
 from pipeline.store.stage import Stage
-from pipeline.train.loop import Epoch, best_of, train
+from pipeline.train.epoch_record import best_of
+from pipeline.train.loop import train
 from pipeline.train.settings import Settings
-from profiles.spec import Spec
-
-
-class FineTuneReport(Spec):
-    """Every epoch, and the one whose weights were kept."""
-
-    epochs: tuple[Epoch, ...]
-    best: int
 
 
 class FineTune(Settings, Stage[Checkpoint, Checkpoint]):

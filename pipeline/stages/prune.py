@@ -2,45 +2,43 @@
 
 import logging
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-import numpy as np
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
-from torch import nn
 
-from pipeline.network.calibration import Calibration, calibration_of
-from pipeline.network.costs import macs_model
-from pipeline.network.groups import Groups, find_groups
+from pipeline.network.calibration import Calibration, calibration_of_task
 from pipeline.network.plan import PruningPlan, apply_plan, compose
 from pipeline.network.run import compute_device, outputs_of
 from pipeline.network.weights import write_weights
 from pipeline.prune.allocators import Allocator
 from pipeline.prune.allocators import reconstruction as by_reconstruction
 from pipeline.prune.allocators.uniform import Uniform
-from pipeline.prune.channel_counts import Limits
-from pipeline.prune.choose import (
-    SCORED_AT_A_TIME,
-    Subject,
-    Widths,
-    choose,
-    needs_of,
-    statistics,
-    subject_of,
-    verify,
-)
+from pipeline.prune.block_removal import plan_without_blocks
+from pipeline.prune.channel_counts import Limits, Widths
+from pipeline.prune.choose import Choice, Selection, choose
 from pipeline.prune.criteria import Criterion, reconstruction
 from pipeline.prune.criteria.magnitude import Magnitude
 from pipeline.prune.criteria.pro import Pro
 from pipeline.prune.criteria.taylor import Taylor
-from pipeline.prune.trials import Picked, course_of, pick
-from pipeline.scoring.residual_blocks import block_scores
+from pipeline.prune.prunable import (
+    PrunableNetwork,
+    find_prunable,
+    inspect_network,
+    verify,
+    with_units_of,
+)
+from pipeline.prune.report import prune_report
+from pipeline.prune.statistics import needs_of, statistics
+from pipeline.prune.trials import choose_by_trial, trial_setup
+from pipeline.scoring.collect import Loss
 from pipeline.store.artifacts import Checkpoint, Pruned
-from pipeline.store.manifest import write_json
-from pipeline.store.reports import GroupReport, PruneReport
+from pipeline.store.files import write_json
+from pipeline.store.reports import PruneReport, Trial
 from pipeline.store.stage import Stage
 from profiles.errors import ConfigError, StageError
-from profiles.plugins import AUTO, choice, name_of
+from profiles.plugins import AUTO, choice
 from profiles.spec import Fraction, read_spec
 
 log = logging.getLogger("slimgate")
@@ -58,17 +56,20 @@ class Prune(Stage[Checkpoint, Pruned]):
     criterion: Annotated[
         Criterion | Literal["auto"], *choice("pipeline.prune.criteria", Criterion, auto=True)
     ] = AUTO
-    """`auto` tries several and keeps the one whose repaired network is nearest to the dense one."""
+    """What scores the channels. `auto` tries several, and keeps the one whose repaired network is
+    nearest to the dense one."""
     allocator: Annotated[
         Allocator | Literal["auto"], *choice("pipeline.prune.allocators", Allocator, auto=True)
     ] = AUTO
+    """What says how many channels each group keeps; `auto` as for the criterion."""
     blocks: NonNegativeInt = 0
     """Residual blocks to remove whole before any channel: those that change their input least."""
     macs_ratio: Fraction | None = None
-    """Target: MACs kept / dense MACs. The result is at or under it, as under the next two."""
+    """The MACs kept / dense MACs at most; the result is at or under it, as under the next two."""
     parameters: PositiveInt | None = None
+    """The number of parameters at most."""
     size_mib: PositiveFloat | None = None
-    """Of the parameters in fp32."""
+    """The size of the parameters in fp32 at most, MiB."""
     multiple: PositiveInt | None = None
     """Channel counts are multiples of this; the device's `channel_multiple` when not given."""
     floor: PositiveInt | None = None
@@ -76,16 +77,17 @@ class Prune(Stage[Checkpoint, Pruned]):
     floor_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """No layer keeps a smaller part of its channels."""
     samples: PositiveInt = 1000
-    """Calibration samples, of every class alike, from the training data."""
+    """The number of calibration samples, of every class alike, from the training data."""
     seed: NonNegativeInt = 0
+    """What the choice of calibration samples depends on."""
 
     def resolved(self, channel_multiple: int) -> "Prune":
         """The same with the device's channel multiple where the recipe leaves it open."""
         multiple = self.multiple or channel_multiple
         return self.model_copy(update={"multiple": multiple, "floor": self.floor or multiple})
 
-    def says_how_much(self) -> bool:
-        """Whether there is a target, or an allocator with ratios of its own."""
+    def has_target(self) -> bool:
+        """Whether something says how much to prune: a target, blocks, or the allocator itself."""
         targets = (self.macs_ratio, self.parameters, self.size_mib)
         own = None if self.allocator == AUTO else self.allocator.knob()
         return self.blocks > 0 or any(target is not None for target in (*targets, own))
@@ -93,55 +95,45 @@ class Prune(Stage[Checkpoint, Pruned]):
     def run(self, source: Checkpoint, out: Path, scratch: Path) -> None:
         device = compute_device()
         network = source.network().to(device)
-        calibration = calibration_of(source.task, self.samples, self.seed, device)
+        calibration = calibration_of_task(source.task, self.samples, self.seed, device)
         example = calibration.inputs[:1]
         outputs_of(network, example)
-        shallow = self._without_blocks(network, calibration)
-        network = apply_plan(network, shallow)
-        subject = subject_of(network, example)
-        whole, macs_dense = subject.found, subject.macs
-        if source.teacher or shallow.skipped:
-            dense = (source.teacher or source).network().to(device)
-            whole, macs_dense = (
-                find_groups(dense, example),
-                macs_model(dense, example).total((), {}),
+        without_blocks = plan_without_blocks(network, calibration, self.blocks)
+        network = apply_plan(network, without_blocks)
+        prunable = dense = find_prunable(network, example)
+        if source.teacher or without_blocks.skipped:
+            dense = inspect_network((source.teacher or source).network().to(device), example)
+            prunable = with_units_of(prunable, dense)
+        if not prunable.groups:
+            raise StageError(
+                "the network has nothing more to prune: its groups are no longer those of the "
+                "dense network; set a smaller schedule.steps"
             )
-            subject = Subject(
-                network, composable(subject.found, whole), subject.model, subject.macs
-            )
-        if not subject.found.groups:
-            raise StageError("the network has nothing more to prune: use fewer steps")
-        criteria, allocators = self._criteria(), self._allocators()
-        loss = source.task.loss
-        stats = statistics(subject, calibration, loss, needs_of(criteria, allocators))
-        limits, widths = self._limits(macs_dense), self._widths()
-        if len(criteria) + len(allocators) > 2:
-            course = course_of(network, calibration, loss)
-            picked = pick(subject, stats, course, criteria, allocators, limits, widths)
-        else:
-            chosen = choose(subject, stats, criteria[0], allocators[0], limits, widths)
-            picked = Picked(criteria[0], allocators[0], chosen, ())
-        plan = picked.choice.plan
-        verify(subject, plan, example)
-        before = (
-            PruningPlan(layers={}) if source.plan is None else read_spec(source.plan, PruningPlan)
-        )
-        write_json(out / "plan.json", compose(before, compose(shallow, plan)))
-        write_weights(apply_plan(network, plan), out / "model.safetensors")
-        report = _report(self.macs_ratio, whole, subject, macs_dense, picked)
+        chosen, trials = self._choose(prunable, calibration, source.task.loss, dense.macs)
+        verify(prunable, chosen.plan, example)
+        plan = compose(_earlier_plan(source), compose(without_blocks, chosen.plan))
+        report = prune_report(self.macs_ratio, dense, prunable, chosen, trials)
+        write_json(out / "plan.json", plan)
+        write_weights(apply_plan(network, chosen.plan), out / "model.safetensors")
         write_json(out / "prune.json", report)
-        for remark in report.remarks:
-            log.warning("  %s", remark)
-        asked = f", asked {self.macs_ratio:.3f}" if self.macs_ratio else ""
-        log.info(
-            "  %s, %s: %.2f of %.2f MMACs (%.2f of %.2f MFLOPs), ratio %.3f%s",
-            *(report.criterion, report.allocator, report.macs / 1e6, report.macs_dense / 1e6),
-            *(2 * report.macs / 1e6, 2 * report.macs_dense / 1e6, report.macs_ratio, asked),
-        )
+        _log(report)
 
     def load(self, source: Checkpoint, out: Path, key: str) -> Pruned:
         dense = source.teacher or source
         return Pruned(key, source.task, out / "model.safetensors", out / "plan.json", dense)
+
+    def _choose(
+        self, prunable: PrunableNetwork, calibration: Calibration, loss: Loss, macs_dense: int
+    ) -> tuple[Choice, tuple[Trial, ...]]:
+        """The choice, and the trials it comes from where several selections were to be tried."""
+        criteria, allocators, widths = self._criteria(), self._allocators(), self._widths()
+        limits = self._limits(macs_dense)
+        stats = statistics(prunable, calibration, loss, needs_of(criteria, allocators))
+        selections = [Selection(one, by, widths) for by, one in product(allocators, criteria)]
+        if len(selections) == 1:
+            return choose(prunable, stats, selections[0], limits), ()
+        setup = trial_setup(prunable.network, calibration, loss)
+        return choose_by_trial(prunable, stats, selections, limits, setup)
 
     def _criteria(self) -> Sequence[Criterion]:
         return AUTO_CRITERIA if self.criterion == AUTO else (self.criterion,)
@@ -150,10 +142,11 @@ class Prune(Stage[Checkpoint, Pruned]):
         return AUTO_ALLOCATORS if self.allocator == AUTO else (self.allocator,)
 
     def _limits(self, macs_dense: int) -> Limits | None:
-        if not self.says_how_much():
+        """What the result may cost; None where the allocator's own ratios say it."""
+        if not self.has_target():
             raise ConfigError(
-                "how much to prune? set prune.macs_ratio, budget.macs_ratio, "
-                "or the allocator's own ratios"
+                "nothing says how much to prune: set prune.macs_ratio = 0.5, for example, "
+                "budget.macs_ratio, or the allocator's own ratios"
             )
         targets = (self.macs_ratio, self.parameters, self.size_mib)
         if self.allocator != AUTO and not any(target is not None for target in targets):
@@ -161,69 +154,28 @@ class Prune(Stage[Checkpoint, Pruned]):
         return Limits(
             macs=None if self.macs_ratio is None else self.macs_ratio * macs_dense,
             parameters=self.parameters,
-            size=None if self.size_mib is None else self.size_mib * 2**20,
+            size_bytes=None if self.size_mib is None else self.size_mib * 2**20,
         )
-
-    def _without_blocks(self, network: nn.Module, calibration: Calibration) -> PruningPlan:
-        """The plan that skips the residual blocks with the lowest scores."""
-        if not self.blocks:
-            return PruningPlan(layers={})
-        feeds = ((x.cpu().numpy(), y) for x, y in calibration.batches(SCORED_AT_A_TIME))
-        scores = block_scores(network, feeds)
-        if self.blocks > len(scores):
-            raise ConfigError(
-                f"prune.blocks: {self.blocks} residual blocks to remove, but the identity can "
-                f"take the place of {len(scores)} ({', '.join(scores) or 'none'})"
-            )
-        chosen = sorted(scores, key=lambda name: scores[name])[: self.blocks]
-        return PruningPlan(layers={}, skipped=tuple(name for name in scores if name in chosen))
 
     def _widths(self) -> Widths:
         if self.multiple is None or self.floor is None:
             raise ConfigError(
-                "prune.multiple and prune.floor are not set: resolve the recipe first"
+                "prune.multiple and prune.floor are not set: call resolved(channel_multiple) first"
             )
         return Widths(self.multiple, self.floor, self.floor_ratio)
 
 
-def composable(found: Groups, dense: Groups) -> Groups:
-    """Without the groups whose units pruning has changed: one channel left in each group of a
-    grouped convolution is depthwise, and no plan of the dense network takes its groups away.
-    """
-    width = {group.name: group.channels // group.size for group in dense.groups}
-    same = {g.name for g in found.groups if width.get(g.name) == g.channels // g.size}
-    refused = {g.name: "its units are not those of the dense network" for g in found.groups}
-    return Groups(
-        tuple(group for group in found.groups if group.name in same),
-        {**found.refused, **{n: why for n, why in refused.items() if n not in same}},
-    )
+def _earlier_plan(source: Checkpoint) -> PruningPlan:
+    """What earlier steps of a schedule removed."""
+    return PruningPlan(layers={}) if source.plan is None else read_spec(source.plan, PruningPlan)
 
 
-def _report(
-    asked: float | None, whole: Groups, subject: Subject, macs_dense: int, picked: Picked
-) -> PruneReport:
-    choice = picked.choice
-    kept = subject.model.total(subject.found.groups, choice.counts())
-    sizes = {group.name: group.size for group in whole.groups}
-    groups = {}
-    for name, chosen in choice.units.items():
-        scores = choice.scores[name]
-        removed = np.delete(scores, chosen)
-        groups[name] = GroupReport(
-            units=sizes[name],
-            kept=len(chosen),
-            lowest_kept=float(scores[chosen].min()),
-            highest_removed=float(removed.max()) if len(removed) else None,
-        )
-    return PruneReport(
-        criterion=name_of(picked.criterion),
-        allocator=name_of(picked.allocator),
-        macs_ratio_asked=asked,
-        macs_ratio=kept / macs_dense,
-        macs_dense=macs_dense,
-        macs=kept,
-        groups=groups,
-        refused=dict(subject.found.refused),
-        trials=picked.trials,
-        remarks=choice.remarks,
+def _log(report: PruneReport) -> None:
+    for remark in report.remarks:
+        log.warning("  %s", remark)
+    asked = "" if report.macs_ratio_asked is None else f", asked {report.macs_ratio_asked:.3f}"
+    log.info(
+        "  %s, %s: %.2f of %.2f MMACs (%.2f of %.2f MFLOPs), ratio %.3f%s",
+        *(report.criterion, report.allocator, report.macs / 1e6, report.macs_dense / 1e6),
+        *(2 * report.macs / 1e6, 2 * report.macs_dense / 1e6, report.macs_ratio, asked),
     )

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from pipeline.network.calibration import calibration_of
+from pipeline.network.calibration import calibration_of_task
 from pipeline.network.plan import PruningPlan
 from pipeline.network.run import compute_device
 from pipeline.network.weights import write_weights
@@ -14,8 +14,8 @@ from pipeline.repair.chain import repair
 from pipeline.repair.recoveries import Recovery
 from pipeline.repair.recoveries.least_squares import LeastSquares
 from pipeline.store.artifacts import Checkpoint, Recovered
-from pipeline.store.manifest import write_json
-from pipeline.store.reports import RepairReport
+from pipeline.store.files import write_json
+from pipeline.store.reports import RecoveryReport, RepairReport
 from pipeline.store.stage import Stage
 from profiles.errors import ConfigError
 from profiles.plugins import choice
@@ -36,32 +36,36 @@ class Recover(Stage[Checkpoint, Recovered]):
     chain: tuple[Annotated[Recovery, *choice("pipeline.repair.recoveries", Recovery)], ...] = Field(
         default=(LeastSquares(),), min_length=1
     )
+    """The recoveries, in the order they run."""
     samples: PositiveInt = 1000
-    """Calibration samples, of every class alike, from the training data."""
+    """The number of calibration samples, of every class alike, from the training data."""
     seed: NonNegativeInt = 0
+    """What the choice of calibration samples depends on."""
 
     def run(self, source: Checkpoint, out: Path, scratch: Path) -> None:
         if source.teacher is None or source.plan is None:
             raise ConfigError("only a pruned network can be recovered: prune it first")
         device = compute_device()
         network, dense = source.network().to(device), source.teacher.network().to(device)
-        calibration = calibration_of(source.task, self.samples, self.seed, device)
+        calibration = calibration_of_task(source.task, self.samples, self.seed, device)
         plan = read_spec(source.plan, PruningPlan)
-        done = repair(network, dense, plan, self.chain, calibration, source.task.loss)
-        for one in done:
-            log.info(
-                "  %s: from the dense network %s -> %s%s",
-                *(one.name, *map(_figure, (one.distance_before, one.distance_after))),
-                "" if one.kept else ", undone",
-            )
-            for remark in one.remarks:
-                log.warning("  %s: %s", one.name, remark)
-        write_json(out / "recover.json", RepairReport(recoveries=done))
+        recoveries = repair(network, dense, plan, self.chain, calibration, source.task.loss)
+        write_json(out / "recover.json", RepairReport(recoveries=recoveries))
         write_weights(network, out / "model.safetensors")
+        for one in recoveries:
+            _log(one)
 
     def load(self, source: Checkpoint, out: Path, key: str) -> Recovered:
         return Recovered(key, source.task, out / "model.safetensors", source.plan, source.teacher)
 
 
-def _figure(distance: float | None) -> str:
+def _log(recovery: RecoveryReport) -> None:
+    before, after = map(_distance_text, (recovery.distance_before, recovery.distance_after))
+    undone = "" if recovery.kept else ", undone"
+    log.info("  %s: from the dense network %s -> %s%s", recovery.name, before, after, undone)
+    for remark in recovery.remarks:
+        log.warning("  %s: %s", recovery.name, remark)
+
+
+def _distance_text(distance: float | None) -> str:
     return "not finite" if distance is None else f"{distance:.4f}"

@@ -1,21 +1,15 @@
 """A finished folder: durable, listed in a manifest, renamed into place."""
 
-import contextlib
 import errno
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 from pydantic import NonNegativeFloat, NonNegativeInt
 
 from pipeline.data.digest import file_digest
-from profiles.errors import StageError
 from profiles.spec import Spec, read_spec
 
 MANIFEST = "MANIFEST.json"
-
-
-NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class FileFacts(Spec):
@@ -26,10 +20,12 @@ class FileFacts(Spec):
 
 
 class Manifest(Spec):
-    """Every file of a finished folder. A folder without it, or unlike it, is not finished."""
+    """Every file of a finished folder. A folder without it, or that differs, is not finished."""
 
     seconds: NonNegativeFloat
+    """The time it took to make the folder, s."""
     files: dict[str, FileFacts]
+    """Size and digest of every file, by its path in the folder."""
 
 
 def write_manifest(folder: Path, seconds: float) -> None:
@@ -52,16 +48,16 @@ def manifest_fault(folder: Path) -> str:
     """
     listed = read_spec(folder / MANIFEST, Manifest).files
     found = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir()}
-    unlike = (found - {MANIFEST}) ^ set(listed)
-    if unlike:
-        name = min(unlike)
+    differing = (found - {MANIFEST}) ^ set(listed)
+    if differing:
+        name = min(differing)
         return f"{folder / name} is {'missing' if name in listed else 'not in the manifest'}"
     for name, facts in listed.items():
         path = folder / name
         if path.is_symlink() or path.stat().st_size != facts.bytes:
-            return f"{path} has not the size its manifest says"
+            return f"{path} does not have the size in its manifest"
         if file_digest(path) != facts.sha256:
-            return f"{path} has not the content its manifest says"
+            return f"{path} does not have the content in its manifest"
     return ""
 
 
@@ -76,17 +72,6 @@ def publish(work: Path, done: Path) -> None:
     _sync(done.parent)
 
 
-@contextlib.contextmanager
-def disk_faults(where: Path) -> Iterator[None]:
-    """Turn a full or failing disk into a StageError that names the place."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in NO_SPACE:
-            raise StageError(f"{where}: the disk is full; free space and run again") from error
-        raise StageError(f"{error.filename or where}: {error.strerror or error}") from error
-
-
 def _sync(path: Path) -> None:
     if path.is_dir() and os.name == "nt":
         return  # Windows has no handles for folders
@@ -95,8 +80,3 @@ def _sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def write_json(path: Path, value: Spec) -> None:
-    """Write a Spec as JSON a person can read."""
-    path.write_text(value.model_dump_json(indent=1) + "\n")

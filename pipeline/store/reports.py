@@ -1,15 +1,11 @@
 """What each stage reports of what it did, as it stands in its folder."""
 
-from typing import TYPE_CHECKING
-
 from exporters.exporter import BuildFacts
 from exporters.graph.cost import LayerCost
 from exporters.parity import Parity
+from pipeline.train.epoch_record import Epoch
 from profiles.device import Precision
 from profiles.spec import Spec
-
-if TYPE_CHECKING:
-    pass
 
 
 class GroupReport(Spec):
@@ -82,6 +78,15 @@ class CheckReport(Spec):
     kendall_tau: float | None
     """Between nearness after repair and score after fine-tuning, over `plans` plans."""
     plans: int
+
+
+class FineTuneReport(Spec):
+    """Every epoch, and the one whose weights were kept."""
+
+    epochs: tuple[Epoch, ...]
+    """The epochs in their order; the first is epoch 0, before any training."""
+    best: int
+    """The number of the epoch whose weights were kept."""
 
 
 class BuildReport(Spec):

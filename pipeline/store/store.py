@@ -12,41 +12,29 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import platformdirs
 from filelock import FileLock, Timeout
 
 from pipeline.data.digest import value_digest
-from pipeline.store.manifest import disk_faults, manifest_fault, publish, write_manifest
+from pipeline.store.files import disk_faults
+from pipeline.store.manifest import manifest_fault, publish, write_manifest
+from pipeline.store.runner import StageRecord
 from pipeline.store.stage import In, Out, Stage
 from profiles.errors import ConfigError
 
 log = logging.getLogger("slimgate")
 
 SCRATCH_DAYS = 30
-
-
-@dataclass(frozen=True)
-class StageRecord:
-    """What became of one stage in one run."""
-
-    name: str
-    key: str
-    cached: bool
-    seconds: float
-
-
-class Runner(Protocol):
-    """Turns a stage and its source into the stage's artifact."""
-
-    def run(self, name: str, stage: Stage[In, Out], source: In) -> Out: ...
+"""The age at which the scratch folder of a stage that was never finished is removed."""
 
 
 class Store:
-    """Results on disk below `root`; `records` tells what this run did."""
+    """A runner whose results are kept on disk below `root`.
+
+    `records` has what became of each stage, in the order they ran.
+    """
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -60,22 +48,13 @@ class Store:
         """The stage's artifact, from the store when it is there whole, else made now."""
         key = stage.key(source)
         done = self._root / "done" / key
-        if any(record.key == key for record in self.records):
-            return stage.load(source, done, key)
-        start = time.perf_counter()
-        if self._is_whole(done):
-            return self._finish(name, stage, source, key, True, start)
-        lock = FileLock(self._root / "locks" / key)
-        with contextlib.ExitStack() as stack:
-            try:
-                stack.enter_context(lock.acquire(timeout=0))
-            except Timeout:
-                log.info("%s: another run is making this result; waiting for it", name)
-                stack.enter_context(lock.acquire())
-            if self._is_whole(done):
-                return self._finish(name, stage, source, key, True, start)
-            self._make(name, stage, source, key)
-        return self._finish(name, stage, source, key, False, start)
+        if not any(record.key == key for record in self.records):
+            start = time.perf_counter()
+            cached = self._is_whole(done) or not self._make_once(name, stage, source, key)
+            seconds = time.perf_counter() - start
+            log.info("%s: %s, %.1f s", name, "cached" if cached else "done", seconds)
+            self.records.append(StageRecord(name, key, cached, seconds))
+        return stage.load(source, done, key)
 
     def has(self, key: str) -> bool:
         """Whether the result `key` is in the store, whole."""
@@ -86,6 +65,20 @@ class Store:
         """Keep other runs on this store from doing `purpose` at the same time."""
         with FileLock(self._root / "locks" / value_digest(purpose)):
             yield
+
+    def _make_once(self, name: str, stage: Stage[In, Out], source: In, key: str) -> bool:
+        """Make the result, unless another run is at it: then wait. Whether this run made it."""
+        lock = FileLock(self._root / "locks" / key)
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(lock.acquire(timeout=0))
+            except Timeout:
+                log.info("%s: another run is making this result; waiting for it", name)
+                stack.enter_context(lock.acquire())
+            if self._is_whole(self._root / "done" / key):
+                return False
+            self._make(name, stage, source, key)
+            return True
 
     def _make(self, name: str, stage: Stage[In, Out], source: In, key: str) -> None:
         log.info("%s ...", name)
@@ -100,14 +93,6 @@ class Store:
             finally:
                 shutil.rmtree(work, ignore_errors=True)
             shutil.rmtree(scratch, ignore_errors=True)
-
-    def _finish(
-        self, name: str, stage: Stage[In, Out], source: In, key: str, cached: bool, start: float
-    ) -> Out:
-        seconds = time.perf_counter() - start
-        log.info("%s: %s, %.1f s", name, "cached" if cached else "done", seconds)
-        self.records.append(StageRecord(name, key, cached, seconds))
-        return stage.load(source, self._root / "done" / key, key)
 
     def _is_whole(self, folder: Path) -> bool:
         """Whether the folder is there and every byte is as its manifest says."""
@@ -132,20 +117,6 @@ class Store:
         for scratch in (self._root / "scratch").iterdir():
             if scratch.stat().st_mtime < oldest or (self._root / "done" / scratch.name).exists():
                 shutil.rmtree(scratch, ignore_errors=True)
-
-
-class Plan:
-    """A runner that runs nothing: `rows` tells what a run would do."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self.rows: list[StageRecord] = []
-
-    def run(self, name: str, stage: Stage[In, Out], source: In) -> Out:
-        """The artifact as it would be; its files need not exist."""
-        key = stage.key(source)
-        self.rows.append(StageRecord(name, key, self._store.has(key), 0.0))
-        return stage.load(source, Path(), key)
 
 
 def default_root() -> Path:

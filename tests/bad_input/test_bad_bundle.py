@@ -58,7 +58,7 @@ def test_one_flipped_byte_in_any_file_is_refused(verb: str, released: Project) -
         middle = len(raw) // 2
         path.write_bytes(raw[:middle] + bytes([raw[middle] ^ 1]) + raw[middle + 1 :])
         released.slimgate(verb, released.bundle).says(
-            7, f"{path} has not the content", "do not ship"
+            7, f"{path} does not have the content", "do not ship"
         )
         path.write_bytes(raw)
     assert gate(released) == 0

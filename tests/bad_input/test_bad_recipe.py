@@ -91,7 +91,7 @@ TABLES: dict[str, tuple[dict[str, Table | None], list[str]]] = {
     "too few processes": ({"measure": {"processes": 2}}, ["processes: ", "equal to 5 (found 2)"]),
     "how much": (
         {"prune": {"macs_ratio": None}, "target": {"budget": {"top1_drop": 0.1}}},
-        ["prune: how much? set prune.macs_ratio, target.budget.macs_ratio"],
+        ["nothing says how much to prune: set prune.macs_ratio = 0.5"],
     ),
 }
 

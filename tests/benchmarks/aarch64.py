@@ -37,7 +37,7 @@ from exporters.graph.simplify import simplify
 from exporters.graph.to_onnx import to_onnx
 from exporters.parity import TOLERANCES, Parity, compare, feeds_of
 from exporters.worker import EngineFile
-from pipeline.prune.choose import Widths
+from pipeline.prune.channel_counts import Widths
 from profiles.device import EngineOptions, Precision
 from profiles.machine.facts import versions
 

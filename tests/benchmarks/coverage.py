@@ -46,8 +46,9 @@ from exporters.parity import compare, feeds_of, require
 from pipeline.network.plan import BATCH_NORMS, PRUNABLE, apply_plan
 from pipeline.prune.allocators.uniform import Uniform
 from pipeline.prune.channel_counts import Limits
-from pipeline.prune.choose import Widths, choose, subject_of, verify
+from pipeline.prune.choose import Selection, choose
 from pipeline.prune.criteria.magnitude import Magnitude
+from pipeline.prune.prunable import find_prunable, verify
 from pipeline.scoring.collect import collect
 from pipeline.task import cross_entropy
 from profiles.errors import StageError
@@ -140,17 +141,16 @@ def ours(name: str, trial: Trial) -> None:
     """All the way with slimgate."""
     network, inputs = network_of(name)
     trial.note(stage="groups", size=inputs.shape[-1])
-    subject = subject_of(network, inputs[:1])
+    prunable = find_prunable(network, inputs[:1])
     trial.at("prune")
-    groups = subject.found.groups
-    stats = collect(network, groups, (), cross_entropy, Magnitude.needs)
-    limits = Limits(macs=MACS_RATIO * subject.macs)
-    choice = choose(subject, stats, Magnitude(), Uniform(), limits, Widths())
-    macs = subject.model.total(groups, choice.counts())
-    trial.note(stage="verify", macs_ratio=macs / subject.macs)
-    verify(subject, choice.plan, inputs[:1])
+    stats = collect(network, prunable.groups, (), cross_entropy, Magnitude.needs)
+    limits = Limits(macs=MACS_RATIO * prunable.macs)
+    choice = choose(prunable, stats, Selection(Magnitude(), Uniform()), limits)
+    macs = prunable.macs_at(choice.counts())
+    trial.note(stage="verify", macs_ratio=macs / prunable.macs)
+    verify(prunable, choice.plan, inputs[:1])
     pruned = apply_plan(network, choice.plan)
-    del network, subject, stats  # the largest networks need the memory
+    del network, prunable, stats  # the largest networks need the memory
     feeds = feeds_of(inputs.numpy(), False)
     refused: list[str] = []
     for method in METHODS:

@@ -28,10 +28,10 @@ from pipeline.network.plan import BATCH_NORMS
 from pipeline.prune.allocators import Allocator
 from pipeline.prune.allocators import reconstruction as by_reconstruction
 from pipeline.prune.allocators.uniform import Uniform
-from pipeline.prune.choose import needs_of
 from pipeline.prune.criteria import Criterion
 from pipeline.prune.criteria.magnitude import Magnitude
 from pipeline.prune.criteria.reconstruction import Reconstruction
+from pipeline.prune.statistics import needs_of
 from pipeline.repair.recoveries import Recovery
 from pipeline.repair.recoveries.bn_recalibrate import BnRecalibrate
 from pipeline.repair.recoveries.least_squares import LeastSquares
@@ -67,12 +67,11 @@ def row(
     prepared: Prepared,
     method: str,
     recovery: str,
-    ratio: float | None,
-    top1: float | None,
-    seconds: float | None,
+    figures: tuple[float | None, float | None, float | None] = (None, None, None),
     scope: str | None = None,
 ) -> Row:
-    """A row of the peer's where there is a scope."""
+    """A row of the peer's where there is a scope; `figures`: the MACs' ratio, top1, seconds."""
+    ratio, top1, seconds = figures
     return {
         "network": prepared.real.name,
         "method": method,
@@ -95,7 +94,7 @@ def our_rows(prepared: Prepared, full: bool) -> Iterator[Row]:
                 choice = prepared.choice(criterion, allocator, macs_ratio)
             except StageError as error:
                 log.info("%s at %.2f: %s", method, macs_ratio, error)
-                yield row(prepared, method, "nothing", None, None, None)
+                yield row(prepared, method, "nothing")
                 continue
             choosing = time.perf_counter() - start
             for recovery, chain in chains(prepared, full).items():
@@ -103,7 +102,7 @@ def our_rows(prepared: Prepared, full: bool) -> Iterator[Row]:
                 network = prepared.repaired(choice, chain)
                 seconds = choosing + time.perf_counter() - start
                 ratio, top1 = prepared.macs_ratio(choice), prepared.real.top1(network)
-                yield row(prepared, method, recovery, ratio, top1, seconds)
+                yield row(prepared, method, recovery, (ratio, top1, seconds))
 
 
 def peer_rows(prepared: Prepared) -> Iterator[Row]:
@@ -118,7 +117,8 @@ def peer_rows(prepared: Prepared) -> Iterator[Row]:
                     network = recovered(found.network, prepared, chain)
                     seconds += time.perf_counter() - start
                     top1 = prepared.real.top1(network)
-                yield row(prepared, IMPORTANCE, recovery, found.macs_ratio, top1, seconds, scope)
+                figures = (found.macs_ratio, top1, seconds)
+                yield row(prepared, IMPORTANCE, recovery, figures, scope)
 
 
 def all_rows(data: Path, full: bool) -> Iterator[Row]:
@@ -127,7 +127,7 @@ def all_rows(data: Path, full: bool) -> Iterator[Row]:
     for name in NETWORKS:
         real = load(name, data, TESTS)
         prepared = prepare(real, SAMPLES, 0, needs)
-        yield row(prepared, "dense", "nothing", 1.0, real.top1(real.network), None)
+        yield row(prepared, "dense", "nothing", (1.0, real.top1(real.network), None))
         yield from our_rows(prepared, full)
         yield from peer_rows(prepared)
 

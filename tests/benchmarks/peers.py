@@ -69,7 +69,7 @@ def pruned_by_peer(
     torch.manual_seed(0)
     if importance == "taylor":
         _backward(network, prepared)
-    macs_dense, left = prepared.subject.macs, list(macs_ratios)
+    macs_dense, left = prepared.prunable.macs, list(macs_ratios)
     try:
         pruner = _pruner(network, prepared.real, importance, scope, only)
         for _ in range(STEPS - 1):

@@ -30,7 +30,6 @@ from scipy import stats
 from torch import nn
 
 from pipeline.prune.allocators.uniform import Uniform
-from pipeline.prune.choose import needs_of
 from pipeline.prune.criteria import Criterion, group_scores
 from pipeline.prune.criteria.geometric import Geometric
 from pipeline.prune.criteria.magnitude import Magnitude
@@ -38,6 +37,7 @@ from pipeline.prune.criteria.offset import Offset
 from pipeline.prune.criteria.pro import Pro
 from pipeline.prune.criteria.random import Random
 from pipeline.prune.criteria.taylor import Taylor
+from pipeline.prune.statistics import needs_of
 from pipeline.repair.recoveries import Recovery
 from pipeline.repair.recoveries.bn_recalibrate import BnRecalibrate
 from pipeline.repair.recoveries.least_squares import LeastSquares
@@ -143,7 +143,7 @@ def finetune(network: nn.Module, real: Real, seed: int, images: int | None) -> N
 
 def correlation_rows(prepared: Prepared) -> Iterator[Row]:
     """How alike the scores are, group by group."""
-    network, groups = prepared.real.name, prepared.subject.found.groups
+    network, groups = prepared.real.name, prepared.prunable.groups
     scored = {
         name: [group_scores(criterion, group, prepared.stats) for group in groups]
         for name, criterion in criteria(0).items()
@@ -174,7 +174,7 @@ def sample_rows(real: Real, fixed: Prepared, full: bool) -> Iterator[Row]:
     methods = {"pro": Pro(), "pro A": criteria(0)["pro A"]}
     for count in (*STUDY, *((IMAGES,) if full else ())):
         found = prepare(real, count, 0, Pro.needs)
-        scored = Prepared(real, found.subject, fixed.calibration, found.stats, found.seconds)
+        scored = Prepared(real, found.prunable, fixed.calibration, found.stats, found.seconds)
         for method, criterion in methods.items():
             top1 = real.top1(pruned(scored, criterion, STUDIED_AT, CHAINS["bn"]))
             figures: dict[str, Figure] = {"removed": STUDIED_AT, "seed": 0, "recovery": "bn"}

@@ -18,13 +18,15 @@ from torch import Tensor, nn
 from pipeline.data.arrays import Bytes, IntArray, Targets
 from pipeline.data.batches import batches
 from pipeline.data.images import ArrayImages, Preprocessing
-from pipeline.network.calibration import Calibration, calibration_of
+from pipeline.network.calibration import Calibration, calibration_of_task
 from pipeline.network.plan import apply_plan
 from pipeline.network.weights import load_weights, read_weights
 from pipeline.prune.allocators import Allocator
 from pipeline.prune.channel_counts import Limits
-from pipeline.prune.choose import Choice, Subject, Widths, choose, statistics, subject_of, verify
+from pipeline.prune.choose import Choice, Selection, choose
 from pipeline.prune.criteria import Criterion
+from pipeline.prune.prunable import PrunableNetwork, find_prunable, verify
+from pipeline.prune.statistics import statistics
 from pipeline.repair.chain import repair
 from pipeline.repair.recoveries import Recovery
 from pipeline.scoring.collect import LayerStats, Need
@@ -57,7 +59,7 @@ class Real:
 
     def calibration(self, samples: int, seed: int = 0) -> Calibration:
         """Training images of every class alike."""
-        return calibration_of(self.task, samples, seed, CPU)
+        return calibration_of_task(self.task, samples, seed, CPU)
 
     def top1(self, network: nn.Module) -> float:
         """The part of the test images that `network` is right on."""
@@ -72,7 +74,7 @@ class Prepared:
     """A network with the statistics that all criteria share; `seconds` is what those took."""
 
     real: Real
-    subject: Subject
+    prunable: PrunableNetwork
     calibration: Calibration
     stats: dict[str, LayerStats]
     seconds: float
@@ -81,15 +83,14 @@ class Prepared:
         self, criterion: Criterion, allocator: Allocator, macs_ratio: float | None
     ) -> Choice:
         """The verified plan for `macs_ratio`, or at the allocator's own ratio for None."""
-        limits = None if macs_ratio is None else Limits(macs=macs_ratio * self.subject.macs)
-        found = choose(self.subject, self.stats, criterion, allocator, limits, Widths())
-        verify(self.subject, found.plan, self.calibration.inputs[:1])
+        limits = None if macs_ratio is None else Limits(macs=macs_ratio * self.prunable.macs)
+        found = choose(self.prunable, self.stats, Selection(criterion, allocator), limits)
+        verify(self.prunable, found.plan, self.calibration.inputs[:1])
         return found
 
     def macs_ratio(self, choice: Choice) -> float:
         """MACs kept / dense MACs."""
-        subject = self.subject
-        return subject.model.total(subject.found.groups, choice.counts()) / subject.macs
+        return self.prunable.macs_at(choice.counts()) / self.prunable.macs
 
     def repaired(self, choice: Choice, chain: Sequence[Recovery]) -> nn.Module:
         """The network without the channels, repaired by `chain`."""
@@ -106,11 +107,11 @@ def prepare(real: Real, samples: int, seed: int, needs: frozenset[Need]) -> Prep
     """Find the groups and collect `needs` on `samples` training images."""
     calibration = real.calibration(samples, seed)
     start = time.perf_counter()
-    subject = subject_of(real.network, calibration.inputs[:1])
-    stats = statistics(subject, calibration, cross_entropy, needs)
+    prunable = find_prunable(real.network, calibration.inputs[:1])
+    stats = statistics(prunable, calibration, cross_entropy, needs)
     seconds = time.perf_counter() - start
-    log.info("%s: statistics of %d groups, %.1f s", real.name, len(subject.found.groups), seconds)
-    return Prepared(real, subject, calibration, stats, seconds)
+    log.info("%s: statistics of %d groups, %.1f s", real.name, len(prunable.groups), seconds)
+    return Prepared(real, prunable, calibration, stats, seconds)
 
 
 def told(rows: Iterable[Row]) -> Iterator[Row]:

@@ -31,17 +31,18 @@ from common import Row, Spread, numbers, parse_options, report, standard_error
 from peers import IMPORTANCES, PEER, SCOPES, pruned_by_peer, recovered
 from real import Prepared, Real, load, prepare, told
 
-from pipeline.api import pruned
+from pipeline.api import prune_calibrated
 from pipeline.prune.allocators import Allocator
 from pipeline.prune.allocators import reconstruction as by_reconstruction
 from pipeline.prune.allocators.uniform import Uniform
 from pipeline.prune.channel_counts import Limits
-from pipeline.prune.choose import Choice, Widths, needs_of
+from pipeline.prune.choose import Choice, Selection
 from pipeline.prune.criteria import Criterion
 from pipeline.prune.criteria.magnitude import Magnitude
 from pipeline.prune.criteria.reconstruction import Reconstruction
 from pipeline.prune.criteria.taylor import Taylor
-from pipeline.prune.trials import course_of, pick
+from pipeline.prune.statistics import needs_of
+from pipeline.prune.trials import choose_by_trial, trial_setup
 from pipeline.repair.recoveries import Recovery
 from pipeline.repair.recoveries.bn_recalibrate import BnRecalibrate
 from pipeline.repair.recoveries.least_squares import LeastSquares
@@ -111,15 +112,9 @@ def recipe_rows(real: Real) -> Iterator[Row]:
         for seed in SEEDS:
             calibration = real.calibration(SAMPLES, seed)
             start = time.perf_counter()
-            slim = pruned(
-                real.network,
-                calibration,
-                macs_ratio,
-                Reconstruction(),
-                by_reconstruction.Reconstruction(),
-                (LeastSquares(),),
-                cross_entropy,
-                Widths(),
+            chain = (LeastSquares(),)
+            slim = prune_calibrated(
+                real.network, calibration, macs_ratio, Selection(), chain, cross_entropy
             )
             seconds = time.perf_counter() - start
             top1 = real.top1(slim.network)
@@ -149,18 +144,20 @@ def table_rows(prepared: Prepared, full: bool) -> Iterator[Row]:
         if not full and prepared.real.name not in TRIED:
             continue
         start = time.perf_counter()
-        choice = picked(prepared, macs_ratio)
+        choice = chosen_by_trial(prepared, macs_ratio)
         yield from repaired_rows(prepared, "auto", choice, time.perf_counter() - start, full)
 
 
-def picked(prepared: Prepared, macs_ratio: float) -> Choice:
+def chosen_by_trial(prepared: Prepared, macs_ratio: float) -> Choice:
     """What the pipeline's default chooses by trial."""
-    subject, stats = prepared.subject, prepared.stats
-    course = course_of(prepared.real.network, prepared.calibration, cross_entropy)
-    limits = Limits(macs=macs_ratio * subject.macs)
-    found = pick(subject, stats, course, AUTO_CRITERIA, AUTO_ALLOCATORS, limits, Widths())
-    log.info("auto at %.2f: %s+%s", macs_ratio, name_of(found.criterion), name_of(found.allocator))
-    return found.choice
+    prunable, stats = prepared.prunable, prepared.stats
+    setup = trial_setup(prepared.real.network, prepared.calibration, cross_entropy)
+    limits = Limits(macs=macs_ratio * prunable.macs)
+    selections = [Selection(one, by) for by in AUTO_ALLOCATORS for one in AUTO_CRITERIA]
+    choice, _ = choose_by_trial(prunable, stats, selections, limits, setup)
+    names = name_of(choice.selection.criterion), name_of(choice.selection.allocator)
+    log.info("auto at %.2f: %s+%s", macs_ratio, *names)
+    return choice
 
 
 def repaired_rows(
@@ -185,7 +182,7 @@ def repaired_rows(
 
 def peer_rows(prepared: Prepared) -> Iterator[Row]:
     """Torch-Pruning's importances, as it comes and on the layers that slimgate prunes."""
-    inner = [group.name for group in prepared.subject.found.groups]
+    inner = [group.name for group in prepared.prunable.groups]
     for layers, only in (("whole", None), ("inner", inner)):
         for importance in IMPORTANCES:
             for scope in SCOPES:

@@ -43,13 +43,13 @@ from exporters.graph.simplify import simplify
 from exporters.graph.to_onnx import to_onnx
 from exporters.parity import Network, compare, feeds_of, hold
 from exporters.worker import EngineFile, Job, LatencyJob
-from pipeline.api import prune
+from pipeline.api import Selection, prune
 from pipeline.data.batches import batches
 from pipeline.measure.feeds import images_and_others, parity_inputs
 from pipeline.measure.places import ThisMachine
-from pipeline.prune.choose import Widths
+from pipeline.prune.channel_counts import Widths
 from pipeline.repair.recoveries.least_squares import LeastSquares
-from pipeline.stages.build import CALIBRATION
+from pipeline.stages.engine_stage import INT8_SAMPLES
 from pipeline.task import Task
 from profiles.device import EngineOptions
 from profiles.errors import MissingExtra, SlimgateError
@@ -85,7 +85,7 @@ class Subject:
     others: FloatArray
     """Noise and edges, on which less is asked."""
     calibration: FloatArray
-    """[CALIBRATION, 3, 224, 224]"""
+    """[INT8_SAMPLES, 3, 224, 224]"""
     task: Task | None
     """None where there are no trained weights."""
 
@@ -110,14 +110,17 @@ def subjects(name: str, data: Path) -> Iterator[Subject]:
         found = real.calibration(REPAIRED_ON)
         batch: tuple[Tensor, Tensor] = found.inputs, torch.from_numpy(found.targets)
         repair = (LeastSquares(steps=0, rows=8_000),)
-        half = prune(real.network, [batch], MACS_RATIO, recoveries=repair, widths=widths).network
+        selection = Selection(widths=widths)
+        half = prune(
+            real.network, [batch], MACS_RATIO, selection=selection, recoveries=repair
+        ).network
         images, others = images_and_others(parity_inputs(real.task))
-        calibration = found.inputs[:CALIBRATION].numpy()
+        calibration = found.inputs[:INT8_SAMPLES].numpy()
         networks = {"dense": real.network, "half": half}
         task: Task | None = real.task
     else:
         torch.manual_seed(0)
-        inputs = torch.randn(CALIBRATION, 3, 224, 224)
+        inputs = torch.randn(INT8_SAMPLES, 3, 224, 224)
         dense = load(name, data)
         networks = {"dense": dense, "half": pruned(dense, inputs, MACS_RATIO, widths)}
         images, others = inputs[:16].numpy(), inputs[16:24].numpy()

@@ -41,7 +41,6 @@ from pipeline.data.arrays import Bytes
 from pipeline.data.images import Preprocessing
 from pipeline.network.groups import Group, find_groups
 from pipeline.network.weights import load_weights, read_weights
-from pipeline.prune.choose import MOMENT_ROWS
 from pipeline.prune.criteria import Criterion, group_scores
 from pipeline.prune.criteria.activation import Activation
 from pipeline.prune.criteria.beta_rank import BetaRank
@@ -54,6 +53,7 @@ from pipeline.prune.criteria.offset import Offset
 from pipeline.prune.criteria.pro import Pro
 from pipeline.prune.criteria.random import Random
 from pipeline.prune.criteria.taylor import Taylor
+from pipeline.prune.statistics import MOMENT_ROWS
 from pipeline.scoring.collect import Batch, LayerStats, Need, collect
 from pipeline.scoring.second_moments import eliminations
 from pipeline.task import cross_entropy

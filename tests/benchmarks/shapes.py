@@ -13,9 +13,10 @@ from pipeline.network.costs import macs_model
 from pipeline.network.plan import apply_plan
 from pipeline.network.weights import load_weights, read_weights
 from pipeline.prune.allocators.uniform import Uniform
-from pipeline.prune.channel_counts import Limits
-from pipeline.prune.choose import Widths, choose, subject_of, verify
+from pipeline.prune.channel_counts import Limits, Widths
+from pipeline.prune.choose import Selection, choose
 from pipeline.prune.criteria.magnitude import Magnitude
+from pipeline.prune.prunable import find_prunable, verify
 from pipeline.scoring.collect import collect
 from pipeline.task import cross_entropy
 
@@ -48,11 +49,11 @@ def load(name: str, data: Path) -> nn.Module:
 def pruned(network: nn.Module, inputs: Tensor, macs_ratio: float, widths: Widths) -> nn.Module:
     """A copy at `macs_ratio`, by magnitude, alike in every group."""
     example = inputs[:1]
-    subject = subject_of(network, example)
-    stats = collect(network, subject.found.groups, (), cross_entropy, Magnitude.needs)
-    limits = Limits(macs=macs_ratio * subject.macs)
-    choice = choose(subject, stats, Magnitude(), Uniform(), limits, widths)
-    verify(subject, choice.plan, example)
+    prunable = find_prunable(network, example)
+    stats = collect(network, prunable.groups, (), cross_entropy, Magnitude.needs)
+    limits = Limits(macs=macs_ratio * prunable.macs)
+    choice = choose(prunable, stats, Selection(Magnitude(), Uniform(), widths), limits)
+    verify(prunable, choice.plan, example)
     return apply_plan(network, choice.plan)
 
 

@@ -30,7 +30,7 @@ from exporters.graph.to_onnx import to_onnx
 from exporters.parity import feeds_of
 from pipeline.measure.places import ThisMachine
 from pipeline.measure.sessions import EnginePair, Measure, Timing, engine_file, time_engines
-from pipeline.prune.choose import Widths
+from pipeline.prune.channel_counts import Widths
 from profiles.device import DeviceProfile, load_device
 
 NETWORKS = ("mobilenet_v2", "resnet50")

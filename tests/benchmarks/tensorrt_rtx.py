@@ -31,7 +31,7 @@ from torch import nn
 
 from exporters.exporter import Source, runtime
 from exporters.graph.to_onnx import to_onnx
-from pipeline.prune.choose import Widths
+from pipeline.prune.channel_counts import Widths
 from profiles.device import EngineOptions, Precision
 from profiles.errors import StageError
 

@@ -14,7 +14,7 @@ from pipeline.store.reports import (
     RepairReport,
     Trial,
 )
-from pipeline.store.store import StageRecord
+from pipeline.store.runner import StageRecord
 from profiles.budget import Budget
 from profiles.device import DeviceProfile, Identity
 from profiles.gate import judge

@@ -8,12 +8,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
-from pipeline.api import Widths, apply_plan, prune
+from pipeline.api import Selection, Widths, apply_plan, prune
 from pipeline.prune.allocators.uniform import Uniform
 from pipeline.prune.criteria.magnitude import Magnitude
 from pipeline.prune.criteria.reconstruction import Reconstruction
 from pipeline.repair.recoveries.bn_recalibrate import BnRecalibrate
 from profiles.errors import ConfigError, SlimgateError, StageError
+
+MAGNITUDE = Selection(criterion=Magnitude(), allocator=Uniform())
 
 
 def loader(count: int = 160, batch: int = 32) -> DataLoader[tuple[Tensor, ...]]:
@@ -61,7 +63,7 @@ def test_the_plan_and_the_state_build_the_network_again() -> None:
 def test_a_network_with_transposed_convolutions_needs_another_criterion_and_is_told() -> None:
     with pytest.raises(StageError, match=r"left: .*cannot score them; choose another"):
         prune(trained(Concat), pairs(), 0.5)
-    slim = prune(trained(Concat), pairs(), 0.5, criterion=Magnitude(), allocator=Uniform())
+    slim = prune(trained(Concat), pairs(), 0.5, selection=MAGNITUDE)
     assert slim.macs_ratio <= 0.5
 
 
@@ -73,7 +75,8 @@ def test_the_same_samples_give_the_same_network() -> None:
 
 
 def test_channels_are_multiples_where_that_is_asked() -> None:
-    slim = prune(trained(Depthwise), pairs(), 0.6, widths=Widths(multiple=4, floor=4))
+    selection = Selection(widths=Widths(multiple=4, floor=4))
+    slim = prune(trained(Depthwise), pairs(), 0.6, selection=selection)
     kept = [len(part.out.channels) for part in slim.plan.layers.values() if part.out]
     assert kept
     assert all(count % 4 == 0 for count in kept)
@@ -96,7 +99,8 @@ def squared(outputs: Tensor, targets: Tensor) -> Tensor:
 def test_values_are_pruned_with_a_loss_of_ones_own() -> None:
     batches = [(inputs, torch.randn(len(inputs), 4)) for inputs, _ in pairs()]
     for criterion in (Magnitude(), Reconstruction()):
-        slim = prune(trained(Residual), batches, 0.5, criterion=criterion, loss=squared)
+        selection = Selection(criterion=criterion)
+        slim = prune(trained(Residual), batches, 0.5, selection=selection, loss=squared)
         assert slim.recoveries[0].kept
 
 
@@ -148,7 +152,7 @@ def test_samples_that_are_not_finite_end_in_one_message(kind: type[nn.Module]) -
     batches = pairs()
     batches[1][0][3] = float("nan")
     with pytest.raises(SlimgateError):
-        prune(trained(kind), batches, 0.5, criterion=Magnitude(), allocator=Uniform())
+        prune(trained(kind), batches, 0.5, selection=MAGNITUDE)
 
 
 def test_images_of_another_kind_are_told_and_not_a_traceback_of_torch() -> None:

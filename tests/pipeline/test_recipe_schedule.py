@@ -13,7 +13,8 @@ from pipeline.stages.finetune import FineTune
 from pipeline.stages.prune import Prune
 from pipeline.stages.recover import Recover
 from pipeline.store.artifacts import Checkpoint
-from pipeline.store.store import Plan, Store
+from pipeline.store.runner import DryRun
+from pipeline.store.store import Store
 from pipeline.task import FileTask, Task
 from profiles.budget import Budget
 from profiles.errors import ConfigError
@@ -49,7 +50,7 @@ def recipe(schedule: Schedule, prune: Prune = PRUNE, finetune: FineTune | None =
     )
 
 
-def flow(asked: Recipe, runner: Store | Plan) -> Flow:
+def flow(asked: Recipe, runner: Store | DryRun) -> Flow:
     task = Task(lambda: trained(Residual), Tints(80, 0), Tints(40, 1))
     return Flow(
         asked, resolved_targets(asked, Path()), Checkpoint("dense", task, None, None), runner
@@ -86,26 +87,26 @@ def test_two_steps_end_at_the_target_with_one_plan_of_the_dense_network(tmp_path
 
 
 def test_the_first_step_leaves_more_than_the_last(tmp_path: Path) -> None:
-    first, last = recipe(Schedule(steps=2)).prunes()
+    first, last = recipe(Schedule(steps=2)).prune_steps()
     assert first == PRUNE.model_copy(update={"macs_ratio": 0.4 + 0.6 / 8})
     assert last == PRUNE
-    planned = Plan(Store(tmp_path))
+    planned = DryRun(Store(tmp_path).has)
     flow(recipe(Schedule(steps=2)), planned).recovered()
-    assert [row.name for row in planned.rows] == ["prune 1", "recover 1", "prune", "recover"]
+    assert [row.name for row in planned.records] == ["prune 1", "recover 1", "prune", "recover"]
 
 
 def test_one_step_is_the_very_result_of_a_recipe_without_a_schedule(tmp_path: Path) -> None:
     rows = []
     for asked in (recipe(Schedule(power=2, epochs=1)), recipe(Schedule())):
-        planned = Plan(Store(tmp_path))
+        planned = DryRun(Store(tmp_path).has)
         flow(asked, planned).finetuned()
-        rows.append(planned.rows)
+        rows.append(planned.records)
     assert rows[0] == rows[1]
 
 
 def test_training_between_steps_has_the_settings_of_the_last_one() -> None:
-    assert recipe(Schedule(steps=2)).between() is None
-    between = recipe(Schedule(steps=2, epochs=1)).between()
+    assert recipe(Schedule(steps=2)).finetune_between_steps() is None
+    between = recipe(Schedule(steps=2, epochs=1)).finetune_between_steps()
     assert between == TUNE.model_copy(update={"epochs": 1})
 
 
@@ -135,10 +136,11 @@ def test_epochs_between_steps_need_the_settings_of_a_training(tmp_path: Path) ->
 
 def test_steps_share_the_target_that_comes_from_the_budget(tmp_path: Path) -> None:
     asked, _ = read_recipe(written(tmp_path))
-    assert [prune.macs_ratio for prune in asked.prunes()] == list(asked.schedule.targets(0.5))
+    assert [prune.macs_ratio for prune in asked.prune_steps()] == list(asked.schedule.targets(0.5))
 
 
 def test_steps_without_a_target_are_refused(tmp_path: Path) -> None:
     table = '{ name = "table", preset = "resnet56-49.3" }'
-    with pytest.raises(ConfigError, match=r"recipe.toml: schedule.steps: .*set prune.macs_ratio"):
+    message = r"recipe.toml: schedule.steps = 3, but .*set prune.macs_ratio = 0.5"
+    with pytest.raises(ConfigError, match=message):
         read_recipe(written(tmp_path, allocator=table))

@@ -3,7 +3,7 @@
 from pydantic import NonNegativeInt, PositiveInt
 from torch import nn
 
-from pipeline.network.calibration import Calibration, bounded
+from pipeline.network.calibration import Calibration, fit_to_memory
 from pipeline.network.plan import PruningPlan
 from pipeline.repair.dense_targets import targets_of
 from pipeline.repair.recoveries import Recovery
@@ -26,8 +26,8 @@ class LeastSquares(Recovery):
     def recover(
         self, network: nn.Module, dense: nn.Module, plan: PruningPlan, calibration: Calibration
     ) -> tuple[str, ...]:
-        calibration, remarks = bounded(dense, calibration)
-        mixed = calibration.mixed()
+        calibration, remarks = fit_to_memory(calibration, dense)
+        mixed = calibration.with_mixtures()
         targets = targets_of(dense, mixed.inputs, self.rows)
         walked = walk(network, plan, targets, mixed.inputs, mixed.fitted, self.steps)
         return (*remarks, *walked)

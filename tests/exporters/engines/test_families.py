@@ -17,9 +17,10 @@ from exporters.graph.to_onnx import to_onnx
 from exporters.parity import compare, feeds_of, require
 from pipeline.network.plan import apply_plan
 from pipeline.prune.allocators.uniform import Uniform
-from pipeline.prune.channel_counts import Limits
-from pipeline.prune.choose import Widths, choose, subject_of
+from pipeline.prune.channel_counts import Limits, Widths
+from pipeline.prune.choose import Selection, choose
 from pipeline.prune.criteria.magnitude import Magnitude
+from pipeline.prune.prunable import find_prunable
 from pipeline.scoring.collect import collect
 from pipeline.task import cross_entropy
 from profiles.device import EngineOptions
@@ -44,10 +45,11 @@ def source(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         for _ in range(10):
             network(inputs)
     network.eval()
-    subject = subject_of(network, inputs[:1])
-    stats = collect(network, subject.found.groups, (), cross_entropy, Magnitude.needs)
-    limits = Limits(macs=0.5 * subject.macs)
-    choice = choose(subject, stats, Magnitude(), Uniform(), limits, Widths(multiple=4))
+    prunable = find_prunable(network, inputs[:1])
+    stats = collect(network, prunable.groups, (), cross_entropy, Magnitude.needs)
+    limits = Limits(macs=0.5 * prunable.macs)
+    selection = Selection(Magnitude(), Uniform(), Widths(multiple=4))
+    choice = choose(prunable, stats, selection, limits)
     pruned = apply_plan(network, choice.plan)
     feeds = feeds_of(inputs.numpy(), False)
     model = simplify(to_onnx(pruned, feeds, 20, False).model, feeds).model

@@ -8,25 +8,25 @@ from hypothesis import strategies as st
 from networks import NETWORKS, Grouped, trained
 from torch import nn
 
-from pipeline.network.groups import Groups, find_groups, make_plan
+from pipeline.network.groups import make_plan
 from pipeline.network.plan import Kept, LayerPlan, PruningPlan, apply_plan, compose
-from pipeline.stages.prune import composable
+from pipeline.prune.prunable import PrunableNetwork, inspect_network, with_units_of
 from profiles.errors import ConfigError
 
 EXAMPLE = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
 NOTHING = PruningPlan(layers={})
 
 
-def plan_of(network: nn.Module, found: Groups, seed: int) -> PruningPlan:
+def plan_of(prunable: PrunableNetwork, seed: int) -> PruningPlan:
     """Any number of any units of each group, one at least."""
     generator = np.random.default_rng(seed)
     kept = {
         group.name: np.sort(
             generator.permutation(group.size)[: generator.integers(1, group.size + 1)]
         )
-        for group in found.groups
+        for group in prunable.groups
     }
-    return make_plan(network, found.groups, kept)
+    return make_plan(prunable.network, prunable.groups, kept)
 
 
 @pytest.mark.parametrize("kind", NETWORKS)
@@ -36,10 +36,10 @@ def test_pruning_in_steps_is_pruning_by_the_composed_plan(
     kind: type[nn.Module], seeds: tuple[int, int, int]
 ) -> None:
     dense = trained(kind)
-    whole = find_groups(dense, EXAMPLE)
+    whole = inspect_network(dense, EXAMPLE)
     network, plan = dense, NOTHING
     for seed in seeds:
-        step = plan_of(network, composable(find_groups(network, EXAMPLE), whole), seed)
+        step = plan_of(with_units_of(inspect_network(network, EXAMPLE), whole), seed)
         network, plan = apply_plan(network, step), compose(plan, step)
     at_once = apply_plan(dense, plan)
     wanted, found = network.state_dict(), at_once.state_dict()
@@ -72,7 +72,7 @@ def test_composing_goes_through_the_channels_that_the_first_plan_keeps() -> None
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_a_plan_that_removes_nothing_changes_nothing(kind: type[nn.Module]) -> None:
     network = trained(kind)
-    plan = plan_of(network, find_groups(network, EXAMPLE), 0)
+    plan = plan_of(inspect_network(network, EXAMPLE), 0)
     assert compose(NOTHING, plan) == compose(plan, NOTHING) == plan
 
 
@@ -84,11 +84,11 @@ def test_a_second_plan_for_another_network_is_told_so() -> None:
 
 def test_a_grouped_convolution_that_became_depthwise_keeps_its_groups() -> None:
     dense = trained(Grouped)
-    whole = find_groups(dense, EXAMPLE)
+    whole = inspect_network(dense, EXAMPLE)
     one = {group.name: np.array([0]) for group in whole.groups}
     small = apply_plan(dense, make_plan(dense, whole.groups, {**one, "project": np.arange(3)}))
-    found = find_groups(small, EXAMPLE)
+    found = inspect_network(small, EXAMPLE)
     assert {group.name for group in found.groups} == {"reduce", "project"}
-    left = composable(found, whole)
+    left = with_units_of(found, whole)
     assert {group.name for group in left.groups} == {"project"}
     assert "dense network" in left.refused["reduce"]

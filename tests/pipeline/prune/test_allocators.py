@@ -17,7 +17,7 @@ from pipeline.prune.allocators.global_threshold import GlobalThreshold
 from pipeline.prune.allocators.hill import Hill, guaranteed_mass, hill_number
 from pipeline.prune.allocators.layer_shift import LayerShift
 from pipeline.prune.allocators.reconstruction import Reconstruction, hull
-from pipeline.prune.channel_counts import counts_at
+from pipeline.prune.channel_counts import Widths, counts_at_knob
 from pipeline.scoring.collect import Float64
 from profiles.errors import StageError
 from profiles.plugins import plugin_names
@@ -119,8 +119,10 @@ def test_counts_fall_with_the_knob_and_respect_floors_and_multiples(
     data: st.DataObject,
 ) -> None:
     low, high = sorted(data.draw(st.tuples(st.floats(0, 1), st.floats(0, 1))))
-    rules = (multiple, floor, floor_ratio)
-    all_kept, more, less = (counts_at(allocator, groups, k, *rules) for k in (0, low, high))
+    widths = Widths(multiple, floor, floor_ratio)
+    all_kept, more, less = (
+        counts_at_knob(knob, allocator, groups, widths) for knob in (0, low, high)
+    )
     for group in (candidate.group for candidate in groups):
         width = group.channels // group.size
         assert all_kept[group.name] == group.size
@@ -133,9 +135,11 @@ def test_counts_fall_with_the_knob_and_respect_floors_and_multiples(
 
 def test_the_floor_against_collapse_is_a_number_and_a_share_of_the_channels() -> None:
     groups = [candidate([1.0] * size, name=str(size)) for size in (6, 64, 200)]
-    counts = counts_at(made("uniform", {}), groups, 1.0, multiple=1, floor=8, floor_ratio=0.1)
+    widths = Widths(multiple=1, floor=8, floor_ratio=0.1)
+    counts = counts_at_knob(1.0, made("uniform", {}), groups, widths)
     assert counts == {"6": 6, "64": 8, "200": 20}
-    counts = counts_at(made("uniform", {}), groups, 1.0, multiple=8, floor=8, floor_ratio=0.1)
+    widths = Widths(multiple=8, floor=8, floor_ratio=0.1)
+    counts = counts_at_knob(1.0, made("uniform", {}), groups, widths)
     assert counts == {"6": 6, "64": 8, "200": 24}
 
 

@@ -21,7 +21,13 @@ from pipeline.network.plan import apply_plan
 from pipeline.prune.allocators import Candidate
 from pipeline.prune.allocators.table import PRESETS, Row, Table
 from pipeline.prune.allocators.uniform import Uniform
-from pipeline.prune.channel_counts import Limits, candidates_of, counts_at, counts_for
+from pipeline.prune.channel_counts import (
+    Limits,
+    Widths,
+    candidates_of,
+    counts_at_knob,
+    largest_counts_within,
+)
 from profiles.errors import StageError
 from profiles.plugins import plugin_names
 
@@ -136,7 +142,7 @@ def tight(
         {**counts, g.name: min(g.size, counts[g.name] + g.unit_multiple(multiple))} for g in groups
     ]
     raised = [at for at in nexts if at != counts]
-    return not raised or any(not limits.hold(costs.at(at)) for at in raised)
+    return not raised or any(not limits.allow(costs.at(at)) for at in raised)
 
 
 @pytest.mark.parametrize("name", ALLOCATORS)
@@ -160,7 +166,7 @@ def test_every_budget_is_met_within_one_multiple(
     allocator = made(name, {})
     costs = model.over(groups)
     dense = costs.at({g.name: g.size for g in groups})
-    least = costs.at(counts_at(allocator, found, 1.0, multiple, multiple))
+    least = costs.at(counts_at_knob(1.0, allocator, found, Widths(multiple, multiple)))
 
     def between(share: float | None, low: int, high: int) -> float | None:
         return None if share is None else low + share * (high - low)
@@ -168,13 +174,15 @@ def test_every_budget_is_met_within_one_multiple(
     limits = Limits(
         macs=between(macs, least.macs, dense.macs),
         parameters=between(parameters, least.parameters, dense.parameters),
-        size=between(size, 4 * least.parameters, 4 * dense.parameters),
+        size_bytes=between(size, 4 * least.parameters, 4 * dense.parameters),
     )
-    counts = counts_for(allocator, found, model, limits, multiple, floor=multiple)
+    counts = largest_counts_within(
+        limits, allocator, found, model, Widths(multiple, floor=multiple)
+    )
     cost = costs.at(counts)
     assert limits.macs is None or cost.macs <= limits.macs
     assert limits.parameters is None or cost.parameters <= limits.parameters
-    assert limits.size is None or 4 * cost.parameters <= limits.size
+    assert limits.size_bytes is None or 4 * cost.parameters <= limits.size_bytes
     assert tight(counts, groups, model, limits, multiple)
     for group in groups:
         channels = counts[group.name] * (group.channels // group.size)
@@ -186,16 +194,16 @@ def test_every_budget_is_met_within_one_multiple(
 def test_a_target_is_met_by_the_largest_network_on_the_path(name: str, ratio: float) -> None:
     groups, model, found = small(Residual)
     limit = ratio * model.total(groups, {g.name: g.size for g in groups})
-    counts = counts_for(made(name, {}), found, model, Limits(macs=limit), multiple=1, floor=1)
+    counts = largest_counts_within(Limits(macs=limit), made(name, {}), found, model, Widths())
     knobs = np.linspace(0, 1, 400)
-    path = [counts_at(made(name, {}), found, float(knob), 1, 1) for knob in knobs]
+    path = [counts_at_knob(float(knob), made(name, {}), found, Widths()) for knob in knobs]
     fitting = [model.total(groups, at) for at in path if model.total(groups, at) <= limit]
     assert model.total(groups, counts) >= max(fitting)
 
 
 def test_without_a_limit_everything_stays() -> None:
     groups, model, found = small(Residual)
-    counts = counts_for(Uniform(), found, model, Limits(), multiple=1, floor=1)
+    counts = largest_counts_within(Limits(), Uniform(), found, model, Widths())
     assert counts == {g.name: g.size for g in groups}
 
 
@@ -204,20 +212,20 @@ def test_without_a_limit_everything_stays() -> None:
     [
         (Limits(macs=1), "MACs"),
         (Limits(parameters=1), "parameters"),
-        (Limits(macs=1e9, size=4), "parameters"),
+        (Limits(macs=1e9, size_bytes=4), "parameters"),
     ],
 )
 def test_a_target_beyond_reach_says_how_far_it_goes(limits: Limits, unit: str) -> None:
     _, model, found = small(Chain)
     with pytest.raises(StageError, match=rf"0\.00 M {unit} asked.* no less than 0\.\d+ of dense"):
-        counts_for(Uniform(), found, model, limits, multiple=2, floor=2)
+        largest_counts_within(limits, Uniform(), found, model, Widths(multiple=2, floor=2))
 
 
 def test_the_floor_may_be_a_share_of_the_channels() -> None:
     groups, model, found = small(Chain)
     limits = Limits(macs=0.6 * model.total(groups, {g.name: g.size for g in groups}))
-    counts = counts_for(
-        made("reconstruction", {}), found, model, limits, multiple=1, floor=1, floor_ratio=0.5
+    counts = largest_counts_within(
+        limits, made("reconstruction", {}), found, model, Widths(floor_ratio=0.5)
     )
     assert min(counts["conv1"] / 8, counts["conv2"] / 6) >= 0.5
 
@@ -232,8 +240,8 @@ def test_counts_fall_with_the_knob_and_respect_floor_and_multiple(
 ) -> None:
     groups = [bare(str(i), width) for i, width in enumerate(widths)]
     low, high = sorted(data.draw(st.tuples(*[st.floats(0, 1)] * 2)))
-    more = counts_at(Uniform(), groups, low, multiple, floor)
-    less = counts_at(Uniform(), groups, high, multiple, floor)
+    more = counts_at_knob(low, Uniform(), groups, Widths(multiple, floor))
+    less = counts_at_knob(high, Uniform(), groups, Widths(multiple, floor))
     for g in (candidate.group for candidate in groups):
         assert 1 <= less[g.name] <= more[g.name] <= g.size
         assert less[g.name] >= min(floor, g.size)
@@ -242,13 +250,17 @@ def test_counts_fall_with_the_knob_and_respect_floor_and_multiple(
 
 def test_the_multiple_counts_channels_not_units() -> None:
     wide = bare("grouped", 16, width=4)
-    assert counts_at(Uniform(), [wide], 0.4, multiple=8, floor=8) == {"grouped": 10}
-    assert counts_at(Uniform(), [wide], 1.0, multiple=8, floor=8) == {"grouped": 2}
+    widths = Widths(multiple=8, floor=8)
+    assert counts_at_knob(0.4, Uniform(), [wide], widths) == {"grouped": 10}
+    assert counts_at_knob(1.0, Uniform(), [wide], widths) == {"grouped": 2}
 
 
 def test_a_group_between_two_multiples_stays_whole_when_that_is_nearer() -> None:
     odd = bare("odd", 20)
-    kept = {k: counts_at(Uniform(), [odd], k, 8, 8)["odd"] for k in (0.0, 0.09, 0.11, 0.39, 0.41)}
+    kept = {
+        knob: counts_at_knob(knob, Uniform(), [odd], Widths(8, 8))["odd"]
+        for knob in (0.0, 0.09, 0.11, 0.39, 0.41)
+    }
     assert kept == {0.0: 20, 0.09: 20, 0.11: 16, 0.39: 16, 0.41: 8}
 
 

@@ -11,8 +11,8 @@ from networks import NETWORKS, Chain, Concat, Residual, trained
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.network.calibration import COPIES, Calibration, bounded
-from pipeline.network.distance import teacher_for
+from pipeline.network.calibration import TENSORS_AT_A_TIME, Calibration, fit_to_memory
+from pipeline.network.distance import teacher_for_loss
 from pipeline.network.plan import Kept, LayerPlan, PruningPlan, apply_plan
 from pipeline.repair.chain import distance_from, repair
 from pipeline.repair.recoveries import Recovery
@@ -208,7 +208,7 @@ def test_the_distance_reported_is_the_divergence_on_the_held_out_samples() -> No
     expected = float((wanted.exp() * (wanted - found)).sum(1).mean())
     (report,) = repair(small, dense, plan, [LeastSquares(steps=0)], samples, cross_entropy)
     assert report.distance_before == pytest.approx(expected, rel=1e-5)
-    teacher = teacher_for(dense, cross_entropy, [held], temperature=1.0)
+    teacher = teacher_for_loss(dense, cross_entropy, [held], temperature=1.0)
     assert report.distance_after == distance_from(teacher, small, held)
     assert report.name == "least_squares"
     assert report.kept
@@ -242,7 +242,7 @@ def test_what_is_not_logits_is_compared_by_squared_error() -> None:
 
 def test_mixtures_are_of_samples_on_the_same_side_of_what_is_held_out() -> None:
     samples = calibration(12, 2)
-    mixed = samples.mixed()
+    mixed = samples.with_mixtures()
     assert (mixed.fitted, mixed.held_out) == (20, 4)
     assert torch.equal(mixed.inputs[:10], samples.inputs[:10])
     assert torch.equal(mixed.inputs[20:22], samples.inputs[10:])
@@ -255,9 +255,10 @@ def test_fewer_samples_are_taken_where_all_would_not_fit_into_memory(
 ) -> None:
     dense, samples = trained(Residual), calibration()
     plan = half(dense)
-    sample = 8 * 8 * 8 * 4 * COPIES * 2  # the largest output, of 8 channels, and its mixture's
+    largest = 8 * 8 * 8 * 4  # the output of 8 channels, bytes
+    sample = largest * TENSORS_AT_A_TIME * 2  # and its mixture's
     monkeypatch.setattr("pipeline.network.calibration.available_memory", lambda: 2 * 60 * sample)
-    fewer, remarks = bounded(dense, samples)
+    fewer, remarks = fit_to_memory(samples, dense)
     assert len(fewer.inputs) == 60
     assert fewer.held_out == 6
     assert torch.equal(fewer.inputs[54:], samples.inputs[100:106])  # held out as before
@@ -266,4 +267,4 @@ def test_fewer_samples_are_taken_where_all_would_not_fit_into_memory(
     assert said == remarks
     monkeypatch.setattr("pipeline.network.calibration.available_memory", lambda: 2 * 10 * sample)
     with pytest.raises(StageError, match=r"a sample needs about 0 MiB .* with more memory"):
-        bounded(dense, samples)
+        fit_to_memory(samples, dense)

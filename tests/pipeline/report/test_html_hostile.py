@@ -25,7 +25,7 @@ from pipeline.store.reports import (
     RepairReport,
     Trial,
 )
-from pipeline.store.store import StageRecord
+from pipeline.store.runner import StageRecord
 from profiles.gate import Check, Verdict
 from profiles.host import Host
 

@@ -23,11 +23,11 @@ from pipeline.repair.recoveries.bn_recalibrate import BnRecalibrate
 from pipeline.repair.recoveries.least_squares import LeastSquares
 from pipeline.stages.build import Build
 from pipeline.stages.export import Export
-from pipeline.stages.finetune import FineTune, FineTuneReport
+from pipeline.stages.finetune import FineTune
 from pipeline.stages.prune import AUTO_ALLOCATORS, AUTO_CRITERIA
 from pipeline.stages.recover import Recover
 from pipeline.store.artifacts import Checkpoint, OnnxModel
-from pipeline.store.reports import PruneReport
+from pipeline.store.reports import FineTuneReport, PruneReport
 from pipeline.task import cross_entropy
 from profiles.errors import ConfigError, StageError
 from profiles.machine.facts import versions

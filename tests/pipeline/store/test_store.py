@@ -15,8 +15,9 @@ import pytest
 
 from pipeline.store.artifacts import Artifact
 from pipeline.store.manifest import MANIFEST, manifest_fault, publish, write_manifest
+from pipeline.store.runner import DryRun
 from pipeline.store.stage import Stage
-from pipeline.store.store import Plan, Store
+from pipeline.store.store import Store
 from profiles.errors import StageError
 
 KEYS = 64
@@ -131,14 +132,14 @@ def test_a_failing_stage_leaves_nothing(tmp_path: Path) -> None:
     assert list((tmp_path / "work").iterdir()) == []
 
 
-def test_a_plan_runs_nothing_and_knows_the_keys_ahead(tmp_path: Path) -> None:
+def test_a_dry_run_runs_nothing_and_knows_the_keys_ahead(tmp_path: Path) -> None:
     store = Store(tmp_path)
     first = store.run("first", Copy(text="a"), SOURCE)
     Copy.RUNS.clear()
-    plan = Plan(Store(tmp_path))
-    second = plan.run("second", Copy(text="b"), plan.run("first", Copy(text="a"), SOURCE))
+    dry = DryRun(Store(tmp_path).has)
+    second = dry.run("second", Copy(text="b"), dry.run("first", Copy(text="a"), SOURCE))
     assert Copy.RUNS == []
-    assert [(row.name, row.cached) for row in plan.rows] == [("first", True), ("second", False)]
+    assert [(row.name, row.cached) for row in dry.records] == [("first", True), ("second", False)]
     assert store.run("second", Copy(text="b"), first).key == second.key
 
 

@@ -14,12 +14,17 @@ from torch.nn import functional
 
 from pipeline.data.arrays import FloatArray
 from pipeline.data.batches import batches
-from pipeline.network.distance import Teacher, teacher_of
+from pipeline.network.distance import Teacher, teacher_for_task
 from pipeline.network.weights import read_weights
-from pipeline.stages.finetune import FineTune, FineTuneReport
+from pipeline.stages.finetune import FineTune
+from pipeline.store.reports import FineTuneReport
 from pipeline.task import Task
-from pipeline.train.loop import USUAL_SIZE, Epoch, best_of, low_precision, train, trainable_of
+from pipeline.train.epoch_record import Epoch, best_of
+from pipeline.train.loop import train
+from pipeline.train.optimizer import USUAL_SIZE
+from pipeline.train.precision import low_precision
 from pipeline.train.settings import Settings
+from pipeline.train.trainable import trainable_names
 from profiles.errors import ConfigError, StageError
 from profiles.spec import read_spec
 
@@ -60,7 +65,7 @@ def test_the_distance_of_values_is_a_squared_error_in_units_of_the_dense_network
 ):
     asked = replace(task(), loss=squared)
     dense, held_out = trained(Chain), np.arange(20)
-    teacher = teacher_of(dense, asked, held_out, 4.0)
+    teacher = teacher_for_task(dense, asked, held_out, 4.0)
     inputs = torch.from_numpy(next(batches(asked.train, held_out, 20))[0])
     wanted = teacher.outputs(inputs)
     assert teacher.variance == pytest.approx(wanted.var(correction=0).item(), rel=1e-4)
@@ -73,7 +78,7 @@ def test_a_dense_network_that_says_one_thing_cannot_teach(constant: float) -> No
     nn.init.zeros_(dense.get_parameter("fc.weight"))
     nn.init.constant_(dense.get_parameter("fc.bias"), constant)
     with pytest.raises(StageError, match=r"set finetune.distill = 0"):
-        teacher_of(dense, replace(task(), loss=squared), np.arange(9), 4.0)
+        teacher_for_task(dense, replace(task(), loss=squared), np.arange(9), 4.0)
 
 
 class Watched(nn.Module):
@@ -149,7 +154,7 @@ def test_norm_bias_head_trains_these_alone_and_freezes_the_rest_for_a_while(
     tmp_path: Path,
 ) -> None:
     network = trained(Chain)
-    few = trainable_of(network, "norm_bias_head")
+    few = trainable_names(network, "norm_bias_head")
     assert few == {"bn1.weight", "bn1.bias", "conv2.bias", "fc.weight", "fc.bias"}
     before, saved = state(network), tmp_path / "saved"
     train(network, None, task(), with_settings(trainable="norm_bias_head"), saved)
@@ -164,14 +169,14 @@ def test_norm_bias_head_trains_these_alone_and_freezes_the_rest_for_a_while(
 
 
 def test_only_the_last_linear_layer_is_the_head() -> None:
-    few = trainable_of(trained(Concat), "norm_bias_head")
+    few = trainable_names(trained(Concat), "norm_bias_head")
     assert {"fc2.weight", "fc1.bias"} <= few
     assert not {"fc1.weight", "act.weight"} & few
 
 
 def test_a_network_without_norm_bias_and_head_is_told_so() -> None:
     with pytest.raises(ConfigError, match=r"finetune\.trainable"):
-        trainable_of(nn.Sequential(nn.Conv2d(1, 1, 1, bias=False)), "norm_bias_head")
+        trainable_names(nn.Sequential(nn.Conv2d(1, 1, 1, bias=False)), "norm_bias_head")
 
 
 def test_a_subset_has_every_class_alike_and_is_held_out_from_in_part() -> None:
@@ -288,7 +293,7 @@ def test_low_precision_is_what_the_device_is_fast_in(
 def test_low_precision_multiplies_in_it_and_keeps_whole_weights_and_losses(
     kind: torch.dtype, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("pipeline.train.loop.low_precision", lambda device: kind)
+    monkeypatch.setattr("pipeline.train.epoch.low_precision", lambda device: kind)
     network, losses = trained(Chain), list[torch.dtype]()
 
     def loss(outputs: Tensor, targets: Tensor) -> Tensor:
