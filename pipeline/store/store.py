@@ -20,6 +20,7 @@ from filelock import FileLock, Timeout
 from pipeline.data.digest import value_digest
 from pipeline.store.files import disk_faults
 from pipeline.store.manifest import manifest_fault, publish, write_manifest
+from pipeline.store.ownership import ENTRY, claim
 from pipeline.store.runner import StageRecord
 from pipeline.store.stage import In, Out, Stage
 from profiles.errors import ConfigError
@@ -40,8 +41,7 @@ class Store:
         self._root = root
         self.records: list[StageRecord] = []
         with disk_faults(root):
-            for folder in ("done", "work", "scratch", "locks"):
-                (root / folder).mkdir(parents=True, exist_ok=True)
+            claim(root)
             self._sweep()
 
     def run(self, name: str, stage: Stage[In, Out], source: In) -> Out:
@@ -100,23 +100,36 @@ class Store:
             return False
         try:
             fault = manifest_fault(folder)
-        except ConfigError as error:
+        except (ConfigError, OSError) as error:  # of a bad sector, too
             fault = str(error)
         if fault:
             log.warning("a stored result is damaged and will be made again: %s", fault)
-            shutil.rmtree(folder, ignore_errors=True)
+            if folder.is_dir() and not folder.is_symlink():
+                shutil.rmtree(folder, ignore_errors=True)
+            else:
+                folder.unlink(missing_ok=True)
         return not fault
 
     def _sweep(self) -> None:
-        """Remove what dead runs left: a live one holds the lock of its key."""
-        for work in (self._root / "work").iterdir():
+        """Remove what dead runs left: a live one holds the lock of its key.
+
+        Only what bears a name that a store gives; another run may sweep at the same moment.
+        """
+        for work in self._own("work"):
             key = work.name.partition(".")[0]
             with contextlib.suppress(Timeout), FileLock(self._root / "locks" / key, timeout=0):
                 shutil.rmtree(work, ignore_errors=True)
         oldest = time.time() - SCRATCH_DAYS * 86400
-        for scratch in (self._root / "scratch").iterdir():
-            if scratch.stat().st_mtime < oldest or (self._root / "done" / scratch.name).exists():
-                shutil.rmtree(scratch, ignore_errors=True)
+        for scratch in self._own("scratch"):
+            with contextlib.suppress(FileNotFoundError):
+                is_done = (self._root / "done" / scratch.name).exists()
+                if is_done or scratch.stat().st_mtime < oldest:
+                    shutil.rmtree(scratch, ignore_errors=True)
+
+    def _own(self, folder: str) -> list[Path]:
+        """What the store itself has put into one of its folders."""
+        entries = (self._root / folder).iterdir()
+        return [one for one in entries if ENTRY.fullmatch(one.name) and not one.is_symlink()]
 
 
 def default_root() -> Path:
