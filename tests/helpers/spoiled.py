@@ -19,8 +19,9 @@ from evidence import (
 )
 
 from profiles.device import Identity
-from profiles.gate import AT_LEAST, ESTIMATES, MIN_PROCESSES, MIN_STARTS
+from profiles.limits import LIMITS
 from profiles.measurement import LatencyRun
+from profiles.requirements import MIN_PROCESSES, MIN_STARTS
 
 WHOLE = ("macs", "parameters")
 """Limits that are whole numbers."""
@@ -28,8 +29,8 @@ WHOLE = ("macs", "parameters")
 
 def bound(metric: str) -> float:
     """The limit up to which the evidence passes."""
-    found = ESTIMATES[metric](measurement())
-    return found.lower if metric in AT_LEAST else found.upper
+    found = LIMITS[metric].estimate(measurement())
+    return found.lower if LIMITS[metric].is_minimum else found.upper
 
 
 def at_limit(case: Case, metric: str) -> Case:
@@ -37,8 +38,8 @@ def at_limit(case: Case, metric: str) -> Case:
 
 
 def over(case: Case, metric: str) -> Case:
-    found = ESTIMATES[metric](measurement())
-    if metric in AT_LEAST:
+    found = LIMITS[metric].estimate(measurement())
+    if LIMITS[metric].is_minimum:
         return case.limited(metric, 1.1 * found.upper)
     return case.limited(metric, found.lower - 1 if metric in WHOLE else 0.9 * found.lower)
 
