@@ -17,7 +17,7 @@ from profiles.measurement import (
     throughput_per_s,
     wall_ms,
 )
-from profiles.statistics import Interval, exact
+from profiles.statistics import Interval, exact, median_bounds
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,8 @@ def _mean_score(samples: EngineSamples) -> Interval:
 
 def _steady_mib(samples: EngineSamples) -> Interval:
     added = [run.steady_mib - run.baseline_mib for run in samples.engine.starts]
-    return exact(float(np.median(added)) if added else math.nan)
+    bounds = median_bounds(added)
+    return Interval(float(np.median(added)) if added else math.nan, bounds.lower, bounds.upper)
 
 
 FIGURES: Mapping[str, Figure] = {

@@ -27,6 +27,7 @@ from profiles.requirements import (
     NO_SAMPLES,
     P95_IN_EACH_PROCESS,
     START_TIME,
+    STEADY_MEMORY,
     WALL_TIME,
     Requirement,
     percentile_of_calls,
@@ -237,6 +238,14 @@ LIMITS: Mapping[str, Limit] = {
             "Peak memory, shipped / dense",
             _peak_memory_ratio,
             requirement=MEMORY_OF_BOTH,
+            measured_on_gpu=False,
+        ),
+        Limit(
+            "steady_memory_mib",
+            "Memory after the first calls",
+            _figure_of_shipped("steady_memory_mib"),
+            unit="MiB",
+            requirement=STEADY_MEMORY,
             measured_on_gpu=False,
         ),
         Limit(

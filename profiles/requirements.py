@@ -130,6 +130,14 @@ def _memory_fault(measurement: Measurement) -> str:
     return _memory_of_starts_fault(measurement.shipped.starts)
 
 
+def _steady_memory_fault(measurement: Measurement) -> str:
+    starts = measurement.shipped.starts
+    if len(starts) < MIN_PROCESSES:
+        return f"too few starts: {len(starts)}, {MIN_PROCESSES} are needed; raise measure.starts"
+    stayed = all(run.peak_mib >= run.steady_mib > run.baseline_mib > 0 for run in starts)
+    return "" if stayed else "steady memory is not between baseline and peak; measure again"
+
+
 def _memory_of_both_fault(measurement: Measurement) -> str:
     shipped, dense = measurement.shipped.starts, measurement.dense.starts
     return _memory_of_starts_fault(shipped) or _memory_of_starts_fault(dense)
@@ -153,5 +161,6 @@ P95_IN_EACH_PROCESS = Requirement(_p95_in_each_process_fault, calls_per_process=
 ENERGY = Requirement(_energy_fault)
 START_TIME = Requirement(_start_time_fault)
 MEMORY = Requirement(_memory_fault)
+STEADY_MEMORY = Requirement(_steady_memory_fault)
 MEMORY_OF_BOTH = Requirement(_memory_of_both_fault)
 """Of ratios of memory: the dense engine's starts are held to the same as the shipped one's."""

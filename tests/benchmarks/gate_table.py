@@ -104,10 +104,11 @@ def _started(metric: str, values: list[float]) -> Case:
     return loose(metric).weighed([weighed(40 + 20 * v, load_ms=8 * v) for v in values])
 
 
+STARTED = ("first_inference_ms", "peak_memory_mib", "peak_memory_ratio", "steady_memory_mib")
 MAKERS: dict[str, Callable[[str, list[float]], Case]] = {
     "top1_drop": _scored,
     **dict.fromkeys(TIMES, _timed),
-    **dict.fromkeys(("first_inference_ms", "peak_memory_mib", "peak_memory_ratio"), _started),
+    **dict.fromkeys(STARTED, _started),
 }
 
 

@@ -175,6 +175,7 @@ LOOSE: Mapping[str, float] = {
     "first_inference_ms": 12,
     "peak_memory_mib": 25,
     "peak_memory_ratio": 1.2,
+    "steady_memory_mib": 20,
     "throughput_per_s": 200,
     "energy_mj": 25,
 }

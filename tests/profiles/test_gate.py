@@ -82,6 +82,7 @@ def test_the_figures_are_those_known_by_hand() -> None:
             "first_inference_ms": 10,
             "peak_memory_mib": 20,
             "peak_memory_ratio": 1,
+            "steady_memory_mib": 15,
             "throughput_per_s": 250,
             "energy_mj": 20,
         }

@@ -30,7 +30,11 @@ def test_only_throughput_is_a_minimum() -> None:
 
 def test_a_gpu_gives_no_evidence_of_memory_and_a_cpu_of_everything() -> None:
     gpu = DEVICE.model_copy(update={"compute_capability": "8.7"})
-    assert not_measured_on(gpu) == {"peak_memory_mib", "peak_memory_ratio"}
+    assert not_measured_on(gpu) == {
+        "peak_memory_mib",
+        "peak_memory_ratio",
+        "steady_memory_mib",
+    }
     assert not_measured_on(DEVICE) == frozenset()
 
 
