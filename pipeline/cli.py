@@ -92,19 +92,21 @@ def plan(recipe: RecipePath, cache: CacheDir = None, as_json: Json = False) -> N
     flow.exported()
     flow.exported_dense()
     for target in flow.targets:
-        if flow.answers(target):  # what is built there depends on what is there
+        if flow.is_reachable(target):  # what is built there depends on what is there
             flow.built_dense(target)
             flow.built(target)
     stages = list(dict.fromkeys(planned.records))  # targets share what does not depend on them
     if as_json:
         rows = [{"name": r.name, "key": r.key, "cached": r.cached} for r in stages]
-        _print(json.dumps({"schema_version": 1, "stages": rows, "doubts": flow.doubts()}, indent=1))
+        _print(
+            json.dumps({"schema_version": 1, "stages": rows, "doubts": flow.warnings()}, indent=1)
+        )
         return
     width = max(len(row.name) for row in stages) + 2
     for row in stages:
         _print(f"{'cached' if row.cached else 'to run':8}{row.name:{width}}{row.key[:16]}")
     _print("always  measure, judge, bundle")
-    for line in flow.doubts():
+    for line in flow.warnings():
         _print(line)
 
 

@@ -40,8 +40,8 @@ class Identity(Spec):
     """Part of the processor's name."""
     cores: PositiveInt | None = None
 
-    def unlike(self, host: Host) -> str:
-        """What of `host` is not as it must be; empty where all is."""
+    def mismatch(self, host: Host) -> str:
+        """How `host` differs from this; empty where it does not."""
         wrong = []
         if self.machine not in (None, host.machine):
             wrong.append(f"it is {host.machine}, not {self.machine}")
@@ -66,9 +66,9 @@ class DeviceProfile(EngineOptions):
     budget: Budget | None = None
     """For recipes that set none."""
 
-    def unlike(self, host: Host) -> str:
-        """What of `host` is not as on this device; empty where all is."""
-        wrong = self.identity.unlike(host)
+    def mismatch(self, host: Host) -> str:
+        """How `host` differs from this device; empty where it does not."""
+        wrong = self.identity.mismatch(host)
         needed = self.compute_capability
         if wrong or not self.on_gpu:
             return wrong

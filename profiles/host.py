@@ -1,7 +1,7 @@
 """Host: the machine that measured, as far as it tells about itself."""
 
 from profiles.machine.facts import machine_facts
-from profiles.spec import Spec, Told
+from profiles.spec import PrintableText, Spec
 
 RUNTIMES = (
     "ai-edge-litert",
@@ -24,22 +24,22 @@ class HostGpu(Spec):
     """An NVIDIA GPU, as its driver tells."""
 
     ordinal: int
-    name: Told
-    compute_capability: Told
+    name: PrintableText
+    compute_capability: PrintableText
 
 
 class Host(Spec):
     """What a measurement must carry to be compared with another one."""
 
-    machine: Told
+    machine: PrintableText
     """`platform.machine()`: x86_64, aarch64, arm64 ..."""
-    model: Told
+    model: PrintableText
     """The board, as its device tree or its maker names it; empty where the system does not tell."""
-    cpu: Told
+    cpu: PrintableText
     cores: int
     gpus: tuple[HostGpu, ...] = ()
-    system: Told
-    versions: dict[Told, Told]
+    system: PrintableText
+    versions: dict[PrintableText, PrintableText]
 
     def processors(self) -> tuple[str, ...]:
         """The names of all that computes."""

@@ -18,9 +18,9 @@ from pipeline.report.text import aligned
 from pipeline.stages.build import Build
 from profiles.device import Precision
 from profiles.errors import ConfigError, MissingExtra, SlimgateError
-from profiles.gate import MAX_CONTROL_ERROR, control_error
 from profiles.measurement import MIB, time_ratio
 from profiles.plugins import plugin, plugin_names
+from profiles.requirements import MAX_CONTROL_ERROR, control_error
 from profiles.statistics import Interval
 
 log = logging.getLogger("slimgate")

@@ -15,8 +15,8 @@ from pipeline.measure.places import Place, ThisMachine
 from pipeline.measure.sessions import EnginePair, Measure, Timing, time_engines
 from profiles.device import EngineOptions
 from profiles.errors import StageError
-from profiles.gate import MAX_CONTROL_ERROR, control_error
 from profiles.measurement import time_ratio, wall_ms
+from profiles.requirements import MAX_CONTROL_ERROR, control_error
 from profiles.statistics import Interval
 
 if TYPE_CHECKING:

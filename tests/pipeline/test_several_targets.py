@@ -58,7 +58,7 @@ def test_a_board_that_was_not_there_is_inconclusive_and_so_is_the_whole(two: Pro
     checks = target(found, "raspberry-pi-5")["checks"]
     assert isinstance(checks, list)
     assert {check["status"] for check in checks} == {"inconclusive"}
-    assert all("what measured is not the device" in check["reason"] for check in checks)
+    assert all("the machine that measured is not the device" in check["reason"] for check in checks)
 
 
 def test_what_cannot_pass_is_told_before_anything_runs(two: Project) -> None:
@@ -210,7 +210,7 @@ def test_a_gpu_is_compared_by_what_is_measured_on_it_and_with_its_own_kind() -> 
 
 def test_a_last_bundle_without_the_device_is_told(two: Project, released: Project) -> None:
     released.slimgate("gate", two.bundle, "--against", released.bundle).says(
-        2, "the last bundle has no target 'raspberry-pi-5'"
+        2, "the last bundle has no target 'raspberry-pi-5', only host"
     )
 
 
