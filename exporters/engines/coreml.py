@@ -31,10 +31,6 @@ if TYPE_CHECKING:
     from coremltools.models import MLModel
     from coremltools.proto.Model_pb2 import Model
 
-# Importing it takes seconds, and off macOS only building needs it.
-if importlib.util.find_spec("coremltools") is None:
-    raise MissingExtra("coremltools", "coreml")
-
 PACKAGE = "network.mlpackage"
 MANIFEST = f"{PACKAGE}/Manifest.json"
 PROGRAM = f"{PACKAGE}/Data/com.apple.CoreML/model.mlmodel"
@@ -68,6 +64,12 @@ class CoreMl(Exporter):
     suffix: ClassVar[str] = ".mlpackage.zip"
     PRECISIONS: ClassVar[tuple[Precision, ...]] = ("fp32", "fp16")
 
+    @classmethod
+    def import_library(cls) -> None:
+        # Importing it takes seconds, and off macOS only building needs it.
+        if importlib.util.find_spec("coremltools") is None:
+            raise MissingExtra("coremltools", "coreml")
+
     def build(self, source: Source, engine: Path) -> BuildFacts:
         network = source.network()
         with (
@@ -98,8 +100,8 @@ class CoreMl(Exporter):
         return BuildFacts(layers=operators, weights_bytes=len(files[WEIGHTS]))
 
     def open(self, engine: Path) -> CoreMlSession:
-        if self.obstacle():
-            raise DeviceError(f"cannot open {engine.name}: {self.obstacle()}")
+        if reason := self.unavailable_reason():
+            raise DeviceError(f"cannot open {engine.name}: {reason}")
         names = (MANIFEST, PROGRAM, WEIGHTS)
         with (
             tempfile.TemporaryDirectory() as folder,
@@ -116,7 +118,7 @@ class CoreMl(Exporter):
     def environment(self) -> dict[str, str]:
         return versions(("coremltools", "torch"))
 
-    def obstacle(self) -> str:
+    def unavailable_reason(self) -> str:
         if sys.platform == "darwin":
             return ""
         return "Core ML runs on macOS only; the package was checked for structure alone"

@@ -1,23 +1,29 @@
 """LiteRT, formerly TensorFlow Lite, on the CPU: XNNPACK runs what it can, as on a phone."""
 
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from exporters.board.library_calls import faults, quiet
 from exporters.exporter import BuildFacts, Exporter, Source
 from profiles.errors import DeviceError, MissingExtra, StageError
 from profiles.machine.facts import versions
 
-try:
-    from exporters.board.sessions.litert import LiteRtSession, open_engine
-except ImportError as error:
-    raise MissingExtra("ai-edge-litert", "litert") from error
+if TYPE_CHECKING:
+    from exporters.board.sessions.litert import LiteRtSession
 
 
 class LiteRt(Exporter):
     """LiteRT with its XNNPACK delegate, for a batch of one."""
 
     suffix: ClassVar[str] = ".tflite"
+    DISTRIBUTIONS: ClassVar[tuple[str, ...]] = ("ai-edge-litert",)
+
+    @classmethod
+    def import_library(cls) -> None:
+        try:
+            import exporters.board.sessions.litert  # noqa: F401
+        except ImportError as error:
+            raise MissingExtra("ai-edge-litert", "litert") from error
 
     def build(self, source: Source, engine: Path) -> BuildFacts:
         network = source.network()
@@ -32,7 +38,9 @@ class LiteRt(Exporter):
         engine.write_bytes(content)
         return BuildFacts()
 
-    def open(self, engine: Path) -> LiteRtSession:
+    def open(self, engine: Path) -> "LiteRtSession":
+        from exporters.board.sessions.litert import open_engine
+
         with faults(DeviceError, f"LiteRT cannot load {engine.name}"):
             return open_engine(str(engine), self)
 

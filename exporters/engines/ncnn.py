@@ -6,7 +6,7 @@ import tempfile
 import warnings
 from dataclasses import asdict
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from exporters.board.archive import pack
 from exporters.board.library_calls import faults
@@ -15,18 +15,8 @@ from profiles.device import Precision
 from profiles.errors import DeviceError, MissingExtra, StageError
 from profiles.machine.facts import versions
 
-try:
-    from exporters.board.sessions.ncnn import (
-        GRAPH,
-        SHAPES,
-        WEIGHTS,
-        NcnnSession,
-        Shapes,
-        loaded,
-        open_engine,
-    )
-except ImportError as error:
-    raise MissingExtra("ncnn", "ncnn") from error
+if TYPE_CHECKING:
+    from exporters.board.sessions.ncnn import NcnnSession, Shapes
 
 
 class Ncnn(Exporter):
@@ -34,8 +24,18 @@ class Ncnn(Exporter):
 
     suffix: ClassVar[str] = ".ncnn.zip"
     PRECISIONS: ClassVar[tuple[Precision, ...]] = ("fp32", "fp16")
+    DISTRIBUTIONS: ClassVar[tuple[str, ...]] = ("ncnn",)
+
+    @classmethod
+    def import_library(cls) -> None:
+        try:
+            import exporters.board.sessions.ncnn  # noqa: F401
+        except ImportError as error:
+            raise MissingExtra("ncnn", "ncnn") from error
 
     def build(self, source: Source, engine: Path) -> BuildFacts:
+        from exporters.board.sessions.ncnn import GRAPH, SHAPES, WEIGHTS, loaded
+
         try:
             import pnnx
         except ImportError as error:
@@ -51,12 +51,13 @@ class Ncnn(Exporter):
             graph, weights, shapes = _converted(pnnx.EXEC_PATH, source, self.precision)
             session = loaded(graph, weights, shapes, self.threads, self.precision)
             session.run({session.inputs[0].name: source.calibration[:1]})
-        told = json.dumps(asdict(shapes), separators=(",", ":")).encode()
-        files = {GRAPH: graph, WEIGHTS: weights, SHAPES: told}
-        engine.write_bytes(pack(files))
+        shapes_json = json.dumps(asdict(shapes), separators=(",", ":")).encode()
+        engine.write_bytes(pack({GRAPH: graph, WEIGHTS: weights, SHAPES: shapes_json}))
         return BuildFacts(layers=len(session.net.layers()), weights_bytes=len(weights))
 
-    def open(self, engine: Path) -> NcnnSession:
+    def open(self, engine: Path) -> "NcnnSession":
+        from exporters.board.sessions.ncnn import open_engine
+
         with faults(DeviceError, f"ncnn cannot load {engine.name}"):
             return open_engine(str(engine), self)
 
@@ -64,9 +65,11 @@ class Ncnn(Exporter):
         return versions(("ncnn", "pnnx", "torch"))
 
 
-def _converted(pnnx: str, source: Source, precision: Precision) -> tuple[bytes, bytes, Shapes]:
+def _converted(pnnx: str, source: Source, precision: Precision) -> tuple[bytes, bytes, "Shapes"]:
     """The network as ncnn's graph and weights. Raises StageError with pnnx's words."""
     import torch
+
+    from exporters.board.sessions.ncnn import GRAPH, WEIGHTS, Shapes
 
     network, given = source.network(), torch.from_numpy(source.calibration[:1])
     with warnings.catch_warnings(), torch.no_grad(), tempfile.TemporaryDirectory() as folder:
@@ -82,7 +85,7 @@ def _converted(pnnx: str, source: Source, precision: Precision) -> tuple[bytes, 
         graph, weights = (Path(folder, name).read_bytes() for name in (GRAPH, WEIGHTS))
     kinds = {line.split()[0] for line in graph.decode().splitlines()[2:]}
     # What pnnx could not convert keeps its name in torch, "aten::sort" or "torch.sort".
-    foreign = sorted(kind for kind in kinds if "." in kind or "::" in kind)
-    if foreign:
-        raise StageError(f"there is no layer for {', '.join(foreign)}")
+    unsupported = sorted(kind for kind in kinds if "." in kind or "::" in kind)
+    if unsupported:
+        raise StageError(f"there is no layer for {', '.join(unsupported)}")
     return graph, weights, shapes

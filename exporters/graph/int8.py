@@ -18,6 +18,7 @@ from onnxruntime.quantization import (
 
 from exporters.arrays import FloatArray
 from exporters.board.library_calls import quiet
+from exporters.exporter import Int8Format
 from exporters.graph.reference import plain_network
 from profiles.errors import StageError
 
@@ -33,16 +34,6 @@ METHODS = {
 PAYS = 0.9
 """First and last layer stay fp32 if that leaves less than this part of the error."""
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-
-
-@dataclass(frozen=True)
-class Style:
-    """What a runtime's integer kernels take."""
-
-    unsigned_activations: bool
-    """ONNX Runtime on x86 is three times as fast with them; TensorRT takes signed only."""
-    quantised_bias: bool
-    """As int32; TensorRT refuses it."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +58,7 @@ class _Reader(CalibrationDataReader):  # type: ignore[misc]
         return next(self._feeds, None)
 
 
-def to_int8(model: onnx.ModelProto, calibration: FloatArray, style: Style) -> Quantised:
+def to_int8(model: onnx.ModelProto, calibration: FloatArray, int8_format: Int8Format) -> Quantised:
     """Quantise weights per channel and activations per tensor.
 
     Ranges come from half of `calibration` [n, ...] by minimum and maximum, percentile and
@@ -82,7 +73,7 @@ def to_int8(model: onnx.ModelProto, calibration: FloatArray, style: Style) -> Qu
     variance = float(wanted.var()) or 1.0
 
     def tried(method: str, excluded: Sequence[str]) -> Quantised:
-        found = _quantised(model, fitted, METHODS[method], excluded, style)
+        found = _quantised(model, fitted, METHODS[method], excluded, int8_format)
         network = plain_network(found.SerializeToString())
         got = np.concatenate([network(held[i : i + 1]) for i in range(len(held))])
         error = float(np.square(got.astype(np.float64) - wanted).mean()) / variance
@@ -110,11 +101,11 @@ def _quantised(
     inputs: FloatArray,
     method: CalibrationMethod,
     excluded: Sequence[str],
-    style: Style,
+    int8_format: Int8Format,
 ) -> onnx.ModelProto:
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    kind = QuantType.QUInt8 if style.unsigned_activations else QuantType.QInt8
+    kind = QuantType.QUInt8 if int8_format.unsigned_activations else QuantType.QInt8
     with tempfile.TemporaryDirectory() as folder, quiet():
         path = Path(folder) / "int8.onnx"
         try:
@@ -129,9 +120,9 @@ def _quantised(
                 calibrate_method=method,
                 nodes_to_exclude=list(excluded),
                 extra_options={
-                    "ActivationSymmetric": not style.unsigned_activations,
+                    "ActivationSymmetric": not int8_format.unsigned_activations,
                     "WeightSymmetric": True,
-                    "QuantizeBias": style.quantised_bias,
+                    "QuantizeBias": int8_format.quantised_bias,
                 },
             )
             found: onnx.ModelProto = onnx.ModelProto.FromString(path.read_bytes())

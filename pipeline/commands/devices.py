@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from profiles.device import device_names, load_device
+from profiles.device import DEFAULT_ENGINE, device_names, load_device
 from profiles.errors import ConfigError
 from profiles.host import Host, this_host
 
@@ -35,7 +35,7 @@ def probed(host: Host, flags: str) -> str:
     lines = [f"{key} = {json.dumps(value)}" for key, value in identity.items() if value]
     multiple = 16 if "avx512f" in flags.split() else 8
     return f"""description = {json.dumps(f"{host.model or host.machine}, {host.cores} processors")}
-engine = "ort"                 # slimgate list
+engine = {json.dumps(DEFAULT_ENGINE):<22}# slimgate list
 precision = "fp32"
 threads = 1                    # several make latencies wall time, and every ratio of them
 batch = 1

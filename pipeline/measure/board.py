@@ -19,12 +19,12 @@ from pydantic import Field, NonNegativeFloat, ValidationError
 from exporters.arrays import FloatArray
 from exporters.board import main as board
 from exporters.board_program import board_program
-from exporters.exporter import BuildFacts
+from exporters.exporter import BuildFacts, reported_distributions
 from exporters.worker import EngineFile, Job
 from pipeline.measure.ssh import TIDY_S, Connection, address_of, connected, digest_of, told
 from profiles.device import EngineOptions, Ssh
 from profiles.errors import ConfigError, DeviceError, IntegrityError
-from profiles.host import LIBRARIES, Host
+from profiles.host import Host
 from profiles.spec import Spec, Told, explain, read_json
 
 T = TypeVar("T")
@@ -137,7 +137,7 @@ class Remote:
         return address_of(self.ssh)
 
     def host(self) -> Host:
-        text = self._ask(self.session.result(board.Facts(LIBRARIES), Given({}, {})))
+        text = self._ask(self.session.result(board.Facts(reported_distributions()), Given({}, {})))
         with told(self.ssh):
             return read_result(text, Host)
 

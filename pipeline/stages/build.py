@@ -35,7 +35,7 @@ class Build(Stage[OnnxModel, Engine]):
         exporter = self._exporter()
         path = out / f"engine{exporter.suffix}"
         facts = exporter.build(source_of(source), path)
-        unverified = exporter.obstacle()
+        unverified = exporter.unavailable_reason()
         parity = elsewhere = None
         if unverified:
             log.warning("  built, unverified: %s", unverified)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from exporters.exporter import Fitted, runtime
+from exporters.exporter import HostFittedExporter, runtime
 from exporters.worker import EngineFile
 from pipeline.measure.agreement import agreement
 from pipeline.stages.build import source_of
@@ -47,7 +47,7 @@ class BuildThere(Stage[OnnxModel, Engine]):
         from pipeline.measure.board import reached  # needs the extra that talks to boards
 
         exporter = self._exporter()
-        prepared = exporter.prepared(source_of(source))
+        prepared = exporter.prepare(source_of(source))
         path = out / f"engine{exporter.suffix}"
         file = EngineFile(runtime=self.engine, options=self.options, path=str(path))
         with reached(self.ssh) as device:
@@ -70,8 +70,8 @@ class BuildThere(Stage[OnnxModel, Engine]):
     def load(self, source: OnnxModel, out: Path, key: str) -> Engine:
         return Engine(key, out / f"engine{self._exporter().suffix}", source)
 
-    def _exporter(self) -> Fitted:
+    def _exporter(self) -> HostFittedExporter:
         found = runtime(self.engine, self.options)
-        if not isinstance(found, Fitted):
+        if not isinstance(found, HostFittedExporter):
             raise ConfigError(f"{self.engine} engines are not built on devices")
         return found

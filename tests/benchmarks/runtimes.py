@@ -137,7 +137,7 @@ def exporters() -> Iterator[tuple[str, EngineOptions, Exporter]]:
         for precision in kind.PRECISIONS:
             options = EngineOptions(precision=precision)
             exporter = runtime(name, options)
-            if reason := exporter.obstacle():
+            if reason := exporter.unavailable_reason():
                 log.warning("%s %s: %s", name, precision, reason)
             else:
                 yield name, options, exporter

@@ -11,8 +11,9 @@ from onnx import helper, numpy_helper
 from sound import Sound, Varied, varied
 
 from exporters.arrays import FloatArray
+from exporters.exporter import Int8Format
 from exporters.graph.fp16 import to_fp16
-from exporters.graph.int8 import Style, to_int8
+from exporters.graph.int8 import to_int8
 from exporters.graph.reference import plain_network
 from exporters.graph.simplify import simplify
 from exporters.graph.to_onnx import torch_network
@@ -22,7 +23,7 @@ from profiles.errors import SlimgateError
 
 Edit = Callable[[onnx.ModelProto], None]
 Op = Literal["Conv", "Clip", "Relu", "Add", "AveragePool", "MaxPool", "Gemm"]
-STYLE = Style(unsigned_activations=True, quantised_bias=True)
+STYLE = Int8Format(unsigned_activations=True, quantised_bias=True)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from exporters.board.session import LARGEST_BATCH, TensorSpec
+from exporters.board.session import UNTIMED_BATCH, TensorSpec
 from exporters.board.trt_library import Cuda, Memory, load_tensorrt
 from profiles.errors import DeviceError, StageError
 from profiles.machine.gpu import gpu_of, obstacle
@@ -28,8 +28,8 @@ else:
 
 AHEAD = hasattr(trt, "ComputeCapability")
 """RTX: the engine is for a named compute capability; otherwise for the GPU that builds it."""
-SMALLEST, USUAL = 1, 4
-"""Batches of an engine whose batch is free."""
+SMALLEST, USUAL, LARGEST = 1, 4, UNTIMED_BATCH
+"""The batches that an engine whose batch is free is built for."""
 HEADER = 64
 MAGIC = b"vtrt"
 LENGTH = slice(16, 24)
@@ -219,7 +219,7 @@ def _free_batch(
     for name, rest in free.items():
         if -1 in rest:
             raise StageError(f"only the batch of {name} may be free, not {(-1, *rest)}")
-        profile.set_shape(name, *((batch, *rest) for batch in (SMALLEST, USUAL, LARGEST_BATCH)))
+        profile.set_shape(name, *((batch, *rest) for batch in (SMALLEST, USUAL, LARGEST)))
     config.add_optimization_profile(profile)
 
 

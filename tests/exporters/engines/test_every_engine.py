@@ -72,10 +72,10 @@ def opened(exporter: Exporter, given: Source) -> Session:
     """The engine built and opened; where none can run, that is said, and the test is skipped."""
     engine = built(exporter, given)
     assert engine.stat().st_size > 0
-    if exporter.obstacle():
+    if exporter.unavailable_reason():
         with pytest.raises(DeviceError):
             exporter.open(engine)
-        pytest.skip(exporter.obstacle())
+        pytest.skip(exporter.unavailable_reason())
     return exporter.open(engine)
 
 
@@ -137,8 +137,8 @@ def test_an_engine_is_a_file_of_its_own(exporter: Exporter, tmp_path: Path) -> N
     assert exporter.suffix.startswith(".")
     (tmp_path / "model.onnx").unlink()
     assert {path.name for path in tmp_path.iterdir()} == {engine.name}
-    if exporter.obstacle():
-        pytest.skip(exporter.obstacle())
+    if exporter.unavailable_reason():
+        pytest.skip(exporter.unavailable_reason())
     moved = engine.rename(tmp_path / f"moved{exporter.suffix}")
     assert call_one(exporter.open(moved), np.ones((1, 2), np.float32)).tolist() == [[13, 27]]
 

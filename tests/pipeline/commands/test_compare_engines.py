@@ -50,7 +50,7 @@ class Toy(Exporter):
     def environment(self) -> dict[str, str]:
         return {"toy": "1"}
 
-    def obstacle(self) -> str:
+    def unavailable_reason(self) -> str:
         return "it is only a toy" if self.precision == "fp16" else ""
 '''
 
