@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
+from pipeline.commands.outputs import write_new
 from profiles.device import DEFAULT_ENGINE, device_names, load_device
-from profiles.errors import ConfigError
 from profiles.host import Host, this_host
 
 app = typer.Typer(invoke_without_command=True, help="List, show and write device profiles.")
@@ -83,9 +83,5 @@ def probe(
 ) -> None:
     """Write a profile of this very machine."""
     text = probed(this_host(()), cpu_flags())
-    try:
-        with path.open("x", encoding="utf-8") as file:
-            file.write(text)
-    except OSError as error:
-        raise ConfigError(f"{path}: not written ({error.strerror})") from error
+    write_new(path, text)
     typer.echo(f'wrote {path}; edit it, then in a recipe: target.device = "{path}"')

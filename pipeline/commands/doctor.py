@@ -1,7 +1,9 @@
 """What is installed and really runs: every library imported, every runtime given a network."""
 
 import importlib
+import json
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -47,6 +49,21 @@ def examine() -> list[Finding]:
     libraries = [_library(*row) for row in LIBRARIES]
     engines = [_engine(name) for name in runtime_names()]
     return [Finding("processor", True, True, cpu_name()), *libraries, *engines]
+
+
+def findings_text(findings: Sequence[Finding]) -> str:
+    """A line for each finding."""
+    lines = []
+    for finding in findings:
+        mark = "ok" if finding.ok else "MISSING" if finding.needed else "absent"
+        lines.append(f"{mark:8}{finding.name:18}{finding.found}")
+    return "\n".join(lines)
+
+
+def findings_json(findings: Sequence[Finding]) -> str:
+    """One versioned object."""
+    rows = [{"name": f.name, "ok": f.ok, "needed": f.needed, "found": f.found} for f in findings]
+    return json.dumps({"schema_version": 1, "findings": rows}, indent=1)
 
 
 def _library(name: str, module: str, extra: str, needed: bool) -> Finding:
