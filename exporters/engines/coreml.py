@@ -19,7 +19,7 @@ import numpy as np
 
 from exporters.arrays import Array
 from exporters.board.archive import pack, unpack
-from exporters.board.library_calls import quiet
+from exporters.board.library_calls import silenced
 from exporters.board.session import TensorSpec
 from exporters.exporter import BuildFacts, Exporter, Source
 from profiles.device import Precision
@@ -36,6 +36,7 @@ MANIFEST = f"{PACKAGE}/Manifest.json"
 PROGRAM = f"{PACKAGE}/Data/com.apple.CoreML/model.mlmodel"
 WEIGHTS = f"{PACKAGE}/Data/com.apple.CoreML/weights/weight.bin"
 WEIGHTED = ("conv", "conv_transpose", "linear")
+"""Core ML's operators that stand for a layer with weights."""
 
 
 class CoreMlSession:
@@ -53,7 +54,7 @@ class CoreMlSession:
         )
 
     def run(self, feed: Mapping[str, Array]) -> list[Array]:
-        with _faults(DeviceError, "Core ML cannot run the network"):
+        with _core_ml_errors_as(DeviceError, "Core ML cannot run the network"):
             found = self._model.predict(dict(feed))
             return [np.array(found[value.name], np.float32) for value in self._description.output]
 
@@ -74,8 +75,8 @@ class CoreMl(Exporter):
         network = source.network()
         with (
             tempfile.TemporaryDirectory() as folder,
-            quiet(),
-            _faults(StageError, f"Core ML Tools cannot convert {source.model.name}"),
+            silenced(),
+            _core_ml_errors_as(StageError, f"Core ML Tools cannot convert {source.model.name}"),
         ):
             import coremltools as ct
             import torch
@@ -105,7 +106,7 @@ class CoreMl(Exporter):
         names = (MANIFEST, PROGRAM, WEIGHTS)
         with (
             tempfile.TemporaryDirectory() as folder,
-            _faults(DeviceError, f"Core ML cannot load {engine.name}"),
+            _core_ml_errors_as(DeviceError, f"Core ML cannot load {engine.name}"),
         ):
             for name, content in zip(names, unpack(engine, names), strict=True):
                 path = Path(folder, name)
@@ -156,7 +157,7 @@ def _files(folder: Path, program: "Model") -> dict[str, bytes]:
 
 
 @contextmanager
-def _faults(kind: type[StageError] | type[DeviceError], what: str) -> Iterator[None]:
+def _core_ml_errors_as(kind: type[StageError] | type[DeviceError], what: str) -> Iterator[None]:
     """Core ML's errors share no base class but Exception."""
     try:
         yield

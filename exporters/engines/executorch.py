@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from exporters.arrays import Array
-from exporters.board.library_calls import faults, quiet
+from exporters.board.library_calls import library_errors_as, silenced
 from exporters.board.session import TensorSpec
 from exporters.exporter import BuildFacts, Exporter, Source
 from profiles.errors import DeviceError, MissingExtra, StageError
@@ -37,7 +37,7 @@ class ExecuTorchSession:
         return tuple(TensorSpec(name, "float32", shape) for name, shape in self._inputs.items())
 
     def run(self, feed: Mapping[str, Array]) -> list[Array]:
-        with faults(DeviceError, "ExecuTorch cannot run the network"):
+        with library_errors_as(DeviceError, "ExecuTorch cannot run the network"):
             given = [_tensor(feed[name]) for name in self._inputs]
             return [output.numpy() for output in self._method.execute(given)]
 
@@ -67,7 +67,10 @@ class ExecuTorch(Exporter):
         import torch
 
         network = source.network()
-        with quiet(), faults(StageError, f"ExecuTorch cannot convert {source.model.name}"):
+        with (
+            silenced(),
+            library_errors_as(StageError, f"ExecuTorch cannot convert {source.model.name}"),
+        ):
             try:
                 from executorch.backends.xnnpack.partition.xnnpack_partitioner import (
                     XnnpackPartitioner,
@@ -85,7 +88,7 @@ class ExecuTorch(Exporter):
     def open(self, engine: Path) -> ExecuTorchSession:
         from executorch.runtime import Runtime
 
-        with faults(DeviceError, f"ExecuTorch cannot load {engine.name}"):
+        with library_errors_as(DeviceError, f"ExecuTorch cannot load {engine.name}"):
             _use_threads(self.threads)
             session = ExecuTorchSession(Runtime.get().load_program(engine.read_bytes()))
         _OPEN.add(session)

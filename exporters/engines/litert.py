@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from exporters.board.library_calls import faults, quiet
+from exporters.board.library_calls import library_errors_as, silenced
 from exporters.exporter import BuildFacts, Exporter, Source
 from profiles.errors import DeviceError, MissingExtra, StageError
 from profiles.machine.facts import versions
@@ -27,7 +27,10 @@ class LiteRt(Exporter):
 
     def build(self, source: Source, engine: Path) -> BuildFacts:
         network = source.network()
-        with quiet(), faults(StageError, f"LiteRT cannot convert {source.model.name}"):
+        with (
+            silenced(),
+            library_errors_as(StageError, f"LiteRT cannot convert {source.model.name}"),
+        ):
             try:
                 import litert_torch
                 import torch
@@ -41,7 +44,7 @@ class LiteRt(Exporter):
     def open(self, engine: Path) -> "LiteRtSession":
         from exporters.board.sessions.litert import open_engine
 
-        with faults(DeviceError, f"LiteRT cannot load {engine.name}"):
+        with library_errors_as(DeviceError, f"LiteRT cannot load {engine.name}"):
             return open_engine(str(engine), self)
 
     def environment(self) -> dict[str, str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from exporters.board.archive import pack
-from exporters.board.library_calls import faults
+from exporters.board.library_calls import library_errors_as
 from exporters.exporter import BuildFacts, Exporter, Source
 from profiles.device import Precision
 from profiles.errors import DeviceError, MissingExtra, StageError
@@ -47,7 +47,7 @@ class Ncnn(Exporter):
             from exporters.parity import feeds_of
 
             to_fp16(open_onnx(source.model), feeds_of(source.calibration, False))
-        with faults(StageError, f"ncnn cannot build {source.model.name}"):
+        with library_errors_as(StageError, f"ncnn cannot build {source.model.name}"):
             graph, weights, shapes = _converted(pnnx.EXEC_PATH, source, self.precision)
             session = loaded(graph, weights, shapes, self.threads, self.precision)
             session.run({session.inputs[0].name: source.calibration[:1]})
@@ -58,7 +58,7 @@ class Ncnn(Exporter):
     def open(self, engine: Path) -> "NcnnSession":
         from exporters.board.sessions.ncnn import open_engine
 
-        with faults(DeviceError, f"ncnn cannot load {engine.name}"):
+        with library_errors_as(DeviceError, f"ncnn cannot load {engine.name}"):
             return open_engine(str(engine), self)
 
     def environment(self) -> dict[str, str]:

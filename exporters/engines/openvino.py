@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from exporters.board.archive import pack
-from exporters.board.library_calls import faults
+from exporters.board.library_calls import library_errors_as
 from exporters.exporter import BuildFacts, Exporter, Int8Format, Source
 from profiles.device import Precision
 from profiles.errors import DeviceError, MissingExtra, StageError
@@ -38,7 +38,7 @@ class OpenVino(Exporter):
         from exporters.graph.precision import at_precision
 
         model, remarks = at_precision(source, self.precision, INT8)
-        with faults(StageError, f"OpenVINO cannot build {source.model.name}"):
+        with library_errors_as(StageError, f"OpenVINO cannot build {source.model.name}"):
             graph, weights = _converted(model.SerializeToString())
             compiled(graph, weights, self.threads)  # an op may be read and yet have no kernel
         engine.write_bytes(pack({GRAPH: graph, WEIGHTS: weights}))
@@ -47,7 +47,7 @@ class OpenVino(Exporter):
     def open(self, engine: Path) -> "OpenVinoSession":
         from exporters.board.sessions.openvino import open_engine
 
-        with faults(DeviceError, f"OpenVINO cannot load {engine.name}"):
+        with library_errors_as(DeviceError, f"OpenVINO cannot load {engine.name}"):
             return open_engine(str(engine), self)
 
     def layer_times_ms(self, engine: Path, batch: int) -> dict[str, float]:

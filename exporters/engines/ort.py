@@ -5,7 +5,7 @@ unless it is to be portable.
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from exporters.board.library_calls import faults
+from exporters.board.library_calls import library_errors_as
 from exporters.exporter import BuildFacts, HostFittedExporter, Int8Format, PreparedModel, Source
 from profiles.device import Precision
 from profiles.errors import DeviceError, MissingExtra, StageError
@@ -47,7 +47,7 @@ class Ort(HostFittedExporter):
         from exporters.graph.canonical import canonical
 
         prepared = self.prepare(source)
-        with faults(StageError, f"ONNX Runtime cannot build {source.model.name}"):
+        with library_errors_as(StageError, f"ONNX Runtime cannot build {source.model.name}"):
             build_engine(prepared.model, str(engine), self)
         # ONNX Runtime orders and names the nodes it adds anew in every process.
         engine.write_bytes(canonical(engine.read_bytes()))
@@ -56,7 +56,7 @@ class Ort(HostFittedExporter):
     def open(self, engine: Path) -> "OrtSession":
         from exporters.board.sessions.ort import open_engine
 
-        with faults(DeviceError, f"ONNX Runtime cannot load {engine.name}"):
+        with library_errors_as(DeviceError, f"ONNX Runtime cannot load {engine.name}"):
             return open_engine(str(engine), self)
 
     def layer_times_ms(self, engine: Path, batch: int) -> dict[str, float]:

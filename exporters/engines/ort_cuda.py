@@ -5,7 +5,7 @@ is opened.
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from exporters.board.library_calls import faults
+from exporters.board.library_calls import library_errors_as
 from exporters.exporter import BuildFacts, Exporter, Int8Format, Source
 from profiles.device import Precision
 from profiles.errors import DeviceError, MissingExtra
@@ -51,7 +51,7 @@ class OrtCuda(Exporter):
         options = onnxruntime.SessionOptions()
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         options.log_severity_level = 3
-        with faults(DeviceError, f"ONNX Runtime cannot load {engine.name} on the GPU"):
+        with library_errors_as(DeviceError, f"ONNX Runtime cannot load {engine.name} on the GPU"):
             session = onnxruntime.InferenceSession(str(engine), options, providers=[PROVIDER])
         return OrtSession(session, PROVIDER)
 

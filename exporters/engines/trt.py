@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from exporters.board.library_calls import faults
+from exporters.board.library_calls import library_errors_as
 from exporters.board.session import UNTIMED_BATCH
 from exporters.exporter import BuildFacts, HostFittedExporter, Int8Format, PreparedModel, Source
 from profiles.device import Precision
@@ -46,14 +46,14 @@ class Trt(HostFittedExporter):
         from exporters.board.sessions.trt import build_engine
 
         prepared = self.prepare(source)
-        with faults(StageError, f"TensorRT cannot build {source.model.name}"):
+        with library_errors_as(StageError, f"TensorRT cannot build {source.model.name}"):
             facts = build_engine(prepared.model, str(engine), self)
         return BuildFacts(**facts, remarks=prepared.remarks)
 
     def open(self, engine: Path) -> "TrtSession":
         from exporters.board.sessions.trt import open_engine
 
-        with faults(DeviceError, f"cannot open {engine.name}"):
+        with library_errors_as(DeviceError, f"cannot open {engine.name}"):
             return open_engine(str(engine), self)
 
     def environment(self) -> dict[str, str]:

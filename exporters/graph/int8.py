@@ -17,7 +17,7 @@ from onnxruntime.quantization import (
 )
 
 from exporters.arrays import FloatArray
-from exporters.board.library_calls import quiet
+from exporters.board.library_calls import silenced
 from exporters.exporter import Int8Format
 from exporters.graph.reference import plain_network
 from profiles.errors import StageError
@@ -25,14 +25,14 @@ from profiles.errors import StageError
 log = logging.getLogger("slimgate")
 
 FEWEST = 8
-"""Calibration inputs; half of them judge the ranges that the others give."""
+"""The least number of calibration inputs; half of them judge the ranges that the others give."""
 METHODS = {
     "minmax": CalibrationMethod.MinMax,
     "percentile": CalibrationMethod.Percentile,
     "entropy": CalibrationMethod.Entropy,
 }
-PAYS = 0.9
-"""First and last layer stay fp32 if that leaves less than this part of the error."""
+ENDS_GAIN = 0.9
+"""The first and the last layer stay fp32 if that leaves less than this part of the error."""
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
@@ -43,7 +43,7 @@ class Quantised:
     model: onnx.ModelProto
     method: str
     error: float
-    """Squared error over the variance of the outputs, on inputs that gave no range."""
+    """The mean squared error over the variance of the outputs, on inputs that gave no range."""
 
 
 class _Reader(CalibrationDataReader):  # type: ignore[misc]
@@ -86,7 +86,7 @@ def to_int8(model: onnx.ModelProto, calibration: FloatArray, int8_format: Int8Fo
     ends = list(dict.fromkeys([*weighted[:1], *weighted[-1:]]))
     if len(weighted) > len(ends):
         kept = tried(best.method, ends)
-        best = kept if _error(kept) < PAYS * _error(best) else best
+        best = kept if _error(kept) < ENDS_GAIN * _error(best) else best
     if not np.isfinite(best.error):
         raise StageError("every int8 calibration gives NaN or infinity; use fp32 or fp16")
     return best
@@ -106,7 +106,7 @@ def _quantised(
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     kind = QuantType.QUInt8 if int8_format.unsigned_activations else QuantType.QInt8
-    with tempfile.TemporaryDirectory() as folder, quiet():
+    with tempfile.TemporaryDirectory() as folder, silenced():
         path = Path(folder) / "int8.onnx"
         try:
             quantize_static(

@@ -41,7 +41,7 @@ from exporters.exporter import Exporter, Source, call_one, runtime
 from exporters.graph.reference import plain_network
 from exporters.graph.simplify import simplify
 from exporters.graph.to_onnx import to_onnx
-from exporters.parity import Network, compare, feeds_of, hold
+from exporters.parity import Network, compare, feeds_of, require_agreement
 from exporters.worker import EngineFile, Job, LatencyJob
 from pipeline.api import prune
 from pipeline.data.batches import batches
@@ -167,7 +167,7 @@ def builds(subject: Subject, folder: Path) -> Iterator[Built]:
             answers = partial(call_one, exporter.open(engine))
             found = compare(reference, answers, images)
             row.update(error=found.error, top1_agreement=found.top1_agreement)
-            hold(name, (reference, answers), (images, others), precision)
+            require_agreement(name, (reference, answers), (images, others), precision)
             if subject.task:
                 row["top1"] = top1(subject.task, answers)
             row["ok"], file = True, EngineFile(runtime=name, options=options, path=str(engine))

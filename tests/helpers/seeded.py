@@ -17,7 +17,7 @@ from exporters.graph.int8 import to_int8
 from exporters.graph.reference import plain_network
 from exporters.graph.simplify import simplify
 from exporters.graph.to_onnx import torch_network
-from exporters.parity import Network, hold
+from exporters.parity import Network, require_agreement
 from profiles.device import Precision
 from profiles.errors import SlimgateError
 
@@ -39,7 +39,7 @@ class Defect:
         candidate = self.spoil(before)
         try:
             pair = (self._wanted(before), candidate)
-            hold(self.name, pair, before.images_and_others, self.precision)
+            require_agreement(self.name, pair, before.images_and_others, self.precision)
         except SlimgateError as error:
             return str(error)
         return ""
