@@ -7,7 +7,7 @@ import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from exporters.exporter import Fitted, runtime
+from exporters.exporter import HostFittedExporter, runtime
 from pipeline.measure.all_targets import Hosts, measure_all
 from pipeline.measure.evidence import Candidate
 from pipeline.measure.resolved_target import ResolvedTarget
@@ -112,7 +112,11 @@ class Flow:
     def _build(self, target: ResolvedTarget) -> tuple[str, Stage[OnnxModel, Engine]]:
         """Where and how: on the device itself if engines are fitted to what builds them."""
         engine, options = target.device.engine, target.device.options()
-        if target.ssh and not options.portable and isinstance(runtime(engine, options), Fitted):
+        if (
+            target.ssh
+            and not options.portable
+            and isinstance(runtime(engine, options), HostFittedExporter)
+        ):
             host = self.host(target)
             build = BuildThere(engine=engine, options=options, ssh=target.ssh, host=host)
             return f" on {target.name}", build

@@ -1,23 +1,9 @@
 """Host: the machine that measured, as far as it tells about itself."""
 
+from collections.abc import Collection
+
 from profiles.machine.facts import machine_facts
 from profiles.spec import PrintableText, Spec
-
-RUNTIMES = (
-    "ai-edge-litert",
-    "executorch",
-    "ncnn",
-    "onnxruntime",
-    "onnxruntime-ep-nv-tensorrt-rtx-cu13",
-    "onnxruntime-gpu",
-    "openvino",
-    "tensorrt",
-    "tensorrt-cu12",
-    "tensorrt-cu13",
-    "tensorrt-rtx-cu13-bindings",
-)
-LIBRARIES = (*RUNTIMES, "numpy", "onnx", "onnxsim", "torch", "torch-pruning", "torchvision")
-"""Whose versions a measurement carries, where they are installed."""
 
 
 class HostGpu(Spec):
@@ -45,9 +31,12 @@ class Host(Spec):
         """The names of all that computes."""
         return (self.cpu, *(gpu.name for gpu in self.gpus))
 
-    def computes_as(self, other: "Host") -> bool:
-        """Whether an engine's outputs on one are evidence for the other."""
-        both = set(RUNTIMES) & set(self.versions) & set(other.versions)
+    def computes_as(self, other: "Host", runtimes: Collection[str]) -> bool:
+        """Whether an engine's outputs on one are evidence for the other.
+
+        `runtimes` are the distributions whose versions must then be the same on both.
+        """
+        both = set(runtimes) & set(self.versions) & set(other.versions)
         return (
             self.machine == other.machine
             and self.processors() == other.processors()

@@ -19,7 +19,7 @@ from pydantic import Field, NonNegativeFloat, ValidationError
 from exporters.arrays import FloatArray
 from exporters.board import main as board
 from exporters.board_program import board_program
-from exporters.exporter import BuildFacts
+from exporters.exporter import BuildFacts, reported_distributions
 from exporters.worker import EngineFile, Job
 from pipeline.measure.ssh import (
     CLEAN_UP_S,
@@ -31,7 +31,7 @@ from pipeline.measure.ssh import (
 )
 from profiles.device import EngineOptions, Ssh
 from profiles.errors import ConfigError, DeviceError, IntegrityError
-from profiles.host import LIBRARIES, Host
+from profiles.host import Host
 from profiles.spec import PrintableText, Spec, explain, read_json
 
 T = TypeVar("T")
@@ -148,7 +148,9 @@ class RemoteBoard:
         return address_of(self.ssh)
 
     def host(self) -> Host:
-        text = self._ask(self.session.result(board.Facts(LIBRARIES), JobFiles({}, {})))
+        text = self._ask(
+            self.session.result(board.Facts(reported_distributions()), JobFiles({}, {}))
+        )
         with named_errors(self.ssh):
             return read_result(text, Host)
 

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 
+from exporters.exporter import resolved_device
 from pipeline.data.digest import file_digest
 from pipeline.store.files import disk_faults, write_json
 from pipeline.store.manifest import MANIFEST, manifest_fault, publish, write_manifest
@@ -91,6 +92,8 @@ def judge_bundle(folder: Path, waivers: Sequence[Waiver] = (), today: date = dat
     found = []
     for terms in read_spec(folder / "targets.json", AllTerms).targets:
         measurement = read_measurement(folder / terms.measurement)
+        # Bundles of before devices had `gpu` do not tell it.
+        terms = terms.model_copy(update={"device": resolved_device(terms.device)})
         found.append(judge_target(terms, measurement, folder / terms.engine, accepted))
     return Release(read_spec(folder / "prune.json", PruneReport), tuple(found))
 

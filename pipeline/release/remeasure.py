@@ -4,6 +4,7 @@ import logging
 import math
 from pathlib import Path
 
+from exporters.exporter import runtime_distributions
 from pipeline.measure.places import place_of
 from pipeline.measure.sessions import (
     EnginePair,
@@ -48,7 +49,7 @@ def _remeasured(bundle: Path, target: Judged, settings: Measure) -> Judged:
         runs = time_engines(place, pair, timing_of(device, terms.budget, settings))
         host = place.host()
     outputs: dict[str, object] = {}
-    if not host.computes_as(old.host):
+    if not host.computes_as(old.host, runtime_distributions()):
         log.warning(
             "%s: the scores are of another machine or runtime and do not count here; "
             "slimgate run measures them anew",

@@ -35,7 +35,7 @@ from exporters.exporter import Source, call_one
 from exporters.graph.reference import plain_network
 from exporters.graph.simplify import simplify
 from exporters.graph.to_onnx import METHODS, export_by
-from exporters.parity import Parity, compare, feeds_of, hold
+from exporters.parity import Parity, compare, feeds_of, require_agreement
 from pipeline.data.arrays import Targets
 from pipeline.measure.feeds import RANDOM_INPUTS, REAL_INPUTS
 from pipeline.task import cross_entropy
@@ -179,7 +179,7 @@ def engine_row(chain: str, clean: Clean, model: onnx.ModelProto, precision: Prec
         except Exception as error:  # a false alarm by whatever step, of whatever class
             return row(chain, None, said_by(error))
     try:
-        hold("building", (reference, engine), feeds, precision)
+        require_agreement("building", (reference, engine), feeds, precision)
     except StageError as error:
         return row(chain, None, said_by(error), patterns, others)
     return row(chain, None, "", patterns, others)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from exporters.exporter import runtime
+from exporters.exporter import resolved_device, runtime
 from profiles.budget import Budget
 from profiles.device import DeviceProfile, Identity, device_names, load_device
 from profiles.errors import ConfigError
@@ -86,7 +86,7 @@ def test_a_gpu_is_the_device_s_by_its_compute_capability() -> None:
 
 @pytest.mark.parametrize("engine", ["trt", "ort_cuda"])
 def test_an_engine_for_gpus_needs_one_whatever_the_profile_leaves_out(engine: str) -> None:
-    device = DeviceProfile(description="a GPU", engine=engine)
+    device = resolved_device(DeviceProfile(description="a GPU", engine=engine))
     assert device.on_gpu
     assert device.clock == "wall"
     assert device.mismatch(HOST) == "it has no NVIDIA GPU"
