@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from pipeline.data.arrays import IntArray
 from pipeline.data.batches import augment, batches
 from pipeline.network.distance import Teacher, teacher_of
-from pipeline.network.plan import BATCH_NORMS
+from pipeline.network.layer_kinds import BatchNorm
 from pipeline.network.run import loss_of, outputs_of
 from pipeline.network.weights import read_weights, write_tensors
 from pipeline.task import Task
@@ -34,7 +34,7 @@ USUAL_SIZE = 0.1
 """Of a tensor that is all zero, such as the bias of a new layer."""
 
 NORMS = (
-    *BATCH_NORMS,
+    *BatchNorm.TYPES,
     *(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
     *(nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.SyncBatchNorm),
 )
