@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pipeline.layers.follow import SAME, UNBOUNDED, Follow, Range, following
 from pipeline.layers.torch_calls import Function
-from pipeline.network.plan import BATCH_NORMS, CONVOLUTIONS
+from pipeline.network.layer_kinds import BatchNorm, LinearMap, kind_of
 
 
 @dataclass(frozen=True)
@@ -146,27 +146,19 @@ def find_sites(network: nn.Module, example: Tensor) -> dict[str, Site]:
     Transposed convolutions are not among them. `network` is in eval mode.
     """
     mode = _Discover()
-    modules = {
-        name: module
-        for name, module in network.named_modules()
-        if isinstance(module, (*CONVOLUTIONS, nn.Linear))
-    }
+    kinds = {name: kind_of(module) for name, module in network.named_modules()}
+    maps = {name: kind for name, kind in kinds.items() if isinstance(kind, LinearMap)}
 
     def ran(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-        def hook(module: nn.Module, args: tuple[Tensor, ...], result: Tensor) -> None:
-            places = result.shape[1:-1] if isinstance(module, nn.Linear) else result.shape[2:]
-            mode.ran(name, tuple(places), args[0])
+        def hook(_: nn.Module, args: tuple[Tensor, ...], result: Tensor) -> None:
+            mode.ran(name, maps[name].positions(result), args[0])
 
         return hook
 
-    norms = [
-        name
-        for name, module in network.named_modules()
-        if isinstance(module, BATCH_NORMS) and module.affine and module.track_running_stats
-    ]
-    handles = [module.register_forward_hook(ran(name)) for name, module in modules.items()]
+    norms = [n for n, kind in kinds.items() if isinstance(kind, BatchNorm) and kind.foldable]
+    handles = [kind.layer.register_forward_hook(ran(name)) for name, kind in maps.items()]
     try:
-        with torch.no_grad(), following(network, modules, norms, mode):
+        with torch.no_grad(), following(network, maps, norms, mode):
             network(example)
     finally:
         for handle in handles:

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from pipeline.layers.folded_layer import folded
 from pipeline.layers.follow import Follow, Operand, following
 from pipeline.layers.output_sites import Site, norms_of
-from pipeline.layers.sampled_rows import columns, input_rows, output_rows
+from pipeline.layers.sampled_rows import input_rows, output_rows
+from pipeline.network.layer_kinds import linear_map
 from pipeline.network.plan import PruningPlan
 from pipeline.repair.dense_targets import Targets
 from pipeline.repair.refine_blocks import Block, refine
@@ -124,7 +125,7 @@ class _Walk(Follow):
             strict=True,
         ):
             rows = input_rows(site, layer.layer, value, self._targets.chosen[site.layer])
-            layer.write(columns(layer.layer, weight), bias, rows)
+            layer.write(linear_map(layer.layer).matrix_of(weight), bias, rows)
             value = outputs.clamp(*site.range)
         return outputs
 

@@ -9,7 +9,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from pipeline.layers.torch_calls import Function, Hook
-from pipeline.network.plan import CONVOLUTIONS, TRANSPOSED
+from pipeline.network.layer_kinds import FILTER_BANKS
 from pipeline.network.run import outputs_of
 from pipeline.scoring.collect import Batch
 from profiles.errors import StageError
@@ -104,8 +104,9 @@ class _Sums(TorchFunctionMode):
 
 
 def _has_weights(module: nn.Module) -> bool:
-    kinds = (*CONVOLUTIONS, *TRANSPOSED, nn.Linear)
-    return any(child is not module and isinstance(child, kinds) for child in module.modules())
+    return any(
+        child is not module and isinstance(child, FILTER_BANKS) for child in module.modules()
+    )
 
 
 def _runs_without(network: nn.Module, name: str, example: Tensor) -> bool:

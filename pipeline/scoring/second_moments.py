@@ -11,6 +11,7 @@ from pipeline.layers.output_sites import Site, find_sites, norms_of
 from pipeline.layers.record import DENSE_SAMPLES, Record
 from pipeline.layers.sampled_rows import input_rows, positions
 from pipeline.network.groups import Group, Member
+from pipeline.network.layer_kinds import linear_map
 from pipeline.scoring.elimination import Consumer, Elimination, eliminate
 
 RIDGE = 1e-3
@@ -95,7 +96,8 @@ class _Moments:
         output = self._output_sums / self._count
         variance = float((self._output_squares / self._count - output.square()).sum())
         weight = layer.weight().double().transpose(1, 2)
-        width = self._layer.get_parameter("weight").shape[1]  # the channels that one group reads
+        kind = linear_map(self._layer)
+        width = kind.channels("in") // kind.groups
         for number in range(len(moments)):
             mine = member.channels // width == number
             kernel = moments.shape[1] // width

@@ -14,7 +14,8 @@ from pipeline.layers import sampled_rows as rows_module
 from pipeline.layers.folded_layer import Folded
 from pipeline.layers.follow import RELU, UNBOUNDED, Range
 from pipeline.layers.output_sites import Site, find_sites
-from pipeline.layers.sampled_rows import columns, input_rows, output_rows, positions, weight_of
+from pipeline.layers.sampled_rows import input_rows, output_rows, positions
+from pipeline.network.layer_kinds import linear_map
 from pipeline.repair.refine_blocks import Block, refine
 from pipeline.repair.ridge import Problem, error, solve
 
@@ -57,13 +58,14 @@ def test_rows_times_the_weight_are_the_layers_output(name: str, rows: int) -> No
     layer, inputs = make(), torch.randn(SAMPLES, *shape)
     site = site_of(layer, inputs[:1])
     chosen = positions(site, layer, SAMPLES, rows)
-    weight = columns(layer, layer.get_parameter("weight"))
+    kind = linear_map(layer)
+    weight = kind.matrix_of(kind.weight)
     found = input_rows(site, layer, inputs, chosen) @ weight.transpose(1, 2)
     bias = getattr(layer, "bias", None)
     outputs = found.transpose(0, 1).flatten(1) + (0 if bias is None else bias)
     wanted = output_rows(layer, layer(inputs), chosen)
     torch.testing.assert_close(outputs, wanted, rtol=1e-4, atol=1e-5)
-    assert torch.equal(weight_of(layer, weight), layer.get_parameter("weight"))
+    assert torch.equal(kind.weight_of(weight), kind.weight)
 
 
 @settings(max_examples=50, deadline=None)
@@ -309,12 +311,14 @@ def test_refining_a_block_lowers_its_error_on_samples_that_were_not_fitted(seed:
         wanted = dense.second(functional.relu(dense.norm(dense.first(inputs)))) + inputs
     block = block_of(small, inputs, wanted)
     before = [
-        part for f in block.layers for part in (weight_of(f.layer, f.weight()), f.affine()[1])
+        part
+        for f in block.layers
+        for part in (linear_map(f.layer).weight_of(f.weight()), f.affine()[1])
     ]
     after = refine(block, 60, 100)
     assert after is not None
     assert block.relative(after, 100, 120) < 0.9 * block.relative(before, 100, 120)
-    unchanged = [weight_of(f.layer, f.weight()) for f in block.layers]
+    unchanged = [linear_map(f.layer).weight_of(f.weight()) for f in block.layers]
     assert all(torch.equal(a, b) for a, b in zip(unchanged, before[::2], strict=True))
 
 
