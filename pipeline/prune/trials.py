@@ -16,8 +16,8 @@ from pipeline.prune.channel_counts import Limits
 from pipeline.prune.choose import Choice, Subject, Widths, choose
 from pipeline.prune.criteria import Criterion
 from pipeline.repair.chain import distance_from
-from pipeline.repair.dense_targets import Targets, targets_of
-from pipeline.repair.resolve_layers import walk
+from pipeline.repair.dense_targets import DenseTargets, dense_targets
+from pipeline.repair.resolve_layers import resolve_layers
 from pipeline.scoring.collect import Loss
 from pipeline.scoring.layer_stats import LayerStats
 from pipeline.store.reports import Trial
@@ -35,15 +35,14 @@ class Course:
     """The same quick repair and the same held-out samples for every plan that is tried."""
 
     dense: nn.Module
-    calibration: Calibration
-    targets: Targets
+    targets: DenseTargets
     teacher: Teacher
     held: Tensor
 
     def run(self, plan: PruningPlan) -> tuple[nn.Module, float]:
         """The pruned network, repaired, and its distance from the dense one; inf if not finite."""
         network = apply_plan(self.dense, plan)
-        walk(network, plan, self.targets, self.calibration.inputs, self.calibration.fitted, 0)
+        resolve_layers(network, plan, self.targets, 0)
         return network, distance_from(self.teacher, network, self.held)
 
 
@@ -53,7 +52,8 @@ def course_of(dense: nn.Module, calibration: Calibration, loss: Loss) -> Course:
     mixed = calibration.mixed()
     held = mixed.inputs[mixed.fitted :]
     teacher = teacher_for(dense, loss, [held], temperature=1.0)
-    return Course(dense, calibration, targets_of(dense, calibration.inputs, ROWS), teacher, held)
+    targets = dense_targets(dense, calibration.inputs, calibration.fitted, ROWS)
+    return Course(dense, targets, teacher, held)
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from sums import Fork, PreActivation
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.layers.follow import RELU, UNBOUNDED, Range
 from pipeline.layers.output_sites import Site, find_sites
+from pipeline.layers.torch_calls import RELU, UNBOUNDED, Range
 
 SIX: Range = (0.0, 6.0)
 MAP = (8, 8)
