@@ -207,6 +207,26 @@ def test_sums_of_an_output_with_what_is_made_of_it_do_not_break_the_resolve_laye
     assert distance(small, dense, new) < was
 
 
+class ScaledSkip(nn.Module):
+    """second(relu(first(x))) + 2 * first(x), the two in one call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        return torch.add(self.second(functional.relu(x)), x, alpha=2).mean((2, 3))
+
+
+def test_a_sum_of_which_one_side_is_scaled_is_not_repaired_as_the_plain_sum() -> None:
+    torch.manual_seed(0)
+    dense = ScaledSkip().eval()
+    small = copy.deepcopy(dense)
+    resolve_layers(small, PruningPlan(layers={}), targets_on(dense, images()), 0)
+    assert distance(small, dense, images(HELD, 1)) < 1e-4
+
+
 def test_targets_are_rows_of_the_sum_where_a_layer_joins_one() -> None:
     dense, inputs = trained(Residual), images(5)
     targets = targets_on(dense, inputs)
