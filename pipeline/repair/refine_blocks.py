@@ -32,7 +32,7 @@ class Block:
     """[samples * n, outputs]: rows of what the last layer's output is added to."""
     target: Tensor
     """[samples * n, outputs]: the dense network's sum."""
-    chosen: Tensor
+    positions: Tensor
     """[samples, n]: the positions of the rows."""
 
     def error(self, weights: Sequence[Tensor], start: int, stop: int) -> Tensor:
@@ -55,9 +55,9 @@ class Block:
         return found
 
     def _sums(self, weights: Sequence[Tensor], start: int, stop: int) -> tuple[Tensor, Tensor]:
-        chosen = self.chosen[start:stop]
-        last = output_rows(self.layers[-1].layer, self.outputs(weights, start, stop)[-1], chosen)
-        first, end = (samples * chosen.shape[1] for samples in (start, stop))
+        positions = self.positions[start:stop]
+        last = output_rows(self.layers[-1].layer, self.outputs(weights, start, stop)[-1], positions)
+        first, end = (samples * positions.shape[1] for samples in (start, stop))
         return last + self.other[first:end], self.target[first:end]
 
 

@@ -14,7 +14,8 @@ from pipeline.layers.torch_calls import Hook
 from pipeline.network.groups import Group
 from pipeline.network.layer_kinds import BatchNorm, FilterBank, filter_bank, kind_of
 from pipeline.network.run import Loss, loss_of, outputs_of
-from pipeline.scoring.gradient_watch import Moments, Watch, Watched, by_channel, readers_of
+from pipeline.scoring.channel_sums import ChannelMoments, by_channel
+from pipeline.scoring.gradient_tracker import GradientSums, GradientTracker, readers_of
 from pipeline.scoring.layer_stats import Gradient, LayerStats, Need, Norm, Place
 from pipeline.scoring.relevance import Relevance
 from profiles.errors import StageError
@@ -122,14 +123,16 @@ def _norm(norm: nn.Module) -> Norm:
     return Norm(_array(scale), _array(shift), _array(mean), _array(_deviation(norm)))
 
 
-def _watched(layer: FilterBank, norm: nn.Module | None) -> Watched:
+def _gradient_sums(layer: FilterBank, norm: nn.Module | None) -> GradientSums:
     bias = _bias(layer).double()
     if norm is None:
         filters = layer.filters(layer.weight).detach().double()
-        return Watched(torch.ones_like(bias), torch.zeros_like(bias), bias, filters.norm(dim=1))
+        one, zero = torch.ones_like(bias), torch.zeros_like(bias)
+        return GradientSums(one, zero, bias, filters.norm(dim=1))
     scale, shift = (norm.get_parameter(name).detach().double() for name in ("weight", "bias"))
     slope = scale / _deviation(norm)
-    return Watched(slope, shift - slope * norm.get_buffer("running_mean"), shift, scale.abs())
+    intercept = shift - slope * norm.get_buffer("running_mean")
+    return GradientSums(slope, intercept, shift, scale.abs())
 
 
 class _Total:
@@ -153,7 +156,7 @@ class _Gradients:
     def __init__(self, layer: FilterBank, norm: nn.Module | None) -> None:
         self._layer, self._norm = layer, norm
         self._totals: dict[str, _Total] = {}
-        self.watched = _watched(layer, norm)
+        self.sums = _gradient_sums(layer, norm)
         for parameter in layer.layer.parameters(recurse=False):
             parameter.requires_grad_(True)
 
@@ -171,12 +174,12 @@ class _Gradients:
         found["output"] = found["norm"] = inner + bias * found["bias"]
         if self._norm is not None:
             scale, shift = (self._norm.get_parameter(n).detach() for n in ("weight", "bias"))
-            mean, total = self._norm.get_buffer("running_mean"), self.watched.gradient
+            mean, total = self._norm.get_buffer("running_mean"), self.sums.gradient
             found["shift"] = total
-            found["scale"] = (self.watched.by_value - mean * total) / _deviation(self._norm)
+            found["scale"] = (self.sums.by_value - mean * total) / _deviation(self._norm)
             found["norm"] = scale * found["scale"] + shift * found["shift"]
-        found["activation"] = self.watched.by_activation
-        self.watched.begin_batch()
+        found["activation"] = self.sums.by_activation
+        self.sums.begin_batch()
         for name, value in found.items():
             self._totals.setdefault(name, _Total(value)).add(value)
 
@@ -196,9 +199,9 @@ class _Gradients:
             scale_gradient=gradients.get("scale", Gradient()),
             shift_gradient=gradients.get("shift", Gradient()),
             offsets={place: gradients[place] for place in places},
-            taylor=_array(self.watched.taylor) / samples,
-            offset=_array(self.watched.offset) / samples,
-            offset_per_position=_array(self.watched.per_position) / samples,
+            taylor=_array(self.sums.taylor) / samples,
+            offset=_array(self.sums.offset) / samples,
+            offset_per_position=_array(self.sums.per_position) / samples,
         )
 
 
@@ -216,8 +219,8 @@ class _Pass:
         modules = dict(network.named_modules())
         self._layers = {name: filter_bank(modules[name]) for name in names}
         self._samples = self._batches = 0
-        self._inputs = {name: Moments() for name in names}
-        self._outputs = {name: Moments() for name in names}
+        self._inputs = {name: ChannelMoments() for name in names}
+        self._outputs = {name: ChannelMoments() for name in names}
         for parameter in network.parameters():
             parameter.requires_grad_(False)
         self._relevance = Relevance(network, names, norms) if "relevance" in needs else None
@@ -234,8 +237,8 @@ class _Pass:
             if "gradients" in self._needs:
                 self._backward(feed, targets, loss)
             elif "activations" in self._needs:
-                watch = Watch({})
-                with self._hooks(watch), watch, torch.no_grad():
+                tracker = GradientTracker({})
+                with self._hooks(tracker), tracker, torch.no_grad():
                     outputs = outputs_of(self._network, feed)
                 if not bool(outputs.isfinite().all()):
                     raise StageError("the network's output is not finite")
@@ -262,9 +265,9 @@ class _Pass:
         return found
 
     def _backward(self, feed: Tensor, targets: Targets, loss: Loss) -> None:
-        watch = Watch({name: found.watched for name, found in self._gradients.items()})
-        with self._hooks(watch), torch.enable_grad():
-            with watch:
+        tracker = GradientTracker({name: found.sums for name, found in self._gradients.items()})
+        with self._hooks(tracker), torch.enable_grad():
+            with tracker:
                 # The sum over samples, so that batches of any size weigh by their samples.
                 value = loss_of(self._network, loss, feed, targets) * len(feed)
             value.backward()
@@ -273,8 +276,8 @@ class _Pass:
         self._network.zero_grad(set_to_none=True)
 
     @contextmanager
-    def _hooks(self, watch: Watch) -> Iterator[None]:
-        """For one forward pass: see every layer's input and output, and u for `watch`."""
+    def _hooks(self, tracker: GradientTracker) -> Iterator[None]:
+        """For one forward pass: see every layer's input and output, and u for `tracker`."""
         moments, gradients = "activations" in self._needs, "gradients" in self._needs
         handles = []
 
@@ -284,17 +287,17 @@ class _Pass:
             def hook(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
                 if moments:
                     given = by_channel(args[0].detach(), last)
-                    self._inputs[name].add(given, watch.is_positive(args[0]))
+                    self._inputs[name].add(given, tracker.is_non_negative(args[0]))
                     if name not in self._norms:
                         self._outputs[name].add(by_channel(output.detach(), last))
                 if gradients and name not in self._norms:
-                    watch.source(name, output, output, last)
+                    tracker.track(name, output, output, last)
 
             return hook
 
         def norm_hook(name: str) -> Hook:
             def hook(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
-                return watch.normed(name, args[0], output) if gradients else None
+                return tracker.track_normed(name, args[0], output) if gradients else None
 
             return hook
 

@@ -17,14 +17,13 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from pipeline.data.arrays import Targets
 from pipeline.data.batches import check_labels
-from pipeline.layers.torch_calls import ACTIVATIONS, Function, is_in_place
+from pipeline.layers.torch_calls import ACTIVATIONS, Call, TorchCalls
 from pipeline.network.layer_kinds import FilterBank, kind_of
 from pipeline.network.run import outputs_of
-from pipeline.scoring.gradient_watch import by_channel
+from pipeline.scoring.channel_sums import by_channel
 from profiles.errors import ConfigError, StageError
 
 IDENTITY = ACTIVATIONS | {"batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm"}
@@ -68,7 +67,7 @@ class Relevance:
             for name, kind in self._layers.items()
         ]
         try:
-            with torch.enable_grad(), _Identity():
+            with torch.enable_grad(), _IdentityRule():
                 outputs = outputs_of(self._network, feed)
         finally:
             for handle in handles:
@@ -107,27 +106,18 @@ class Relevance:
         return backward
 
 
-class _Identity(TorchFunctionMode):
+class _IdentityRule(TorchCalls):
     """Activations and normalisations hand on their relevance unchanged."""
 
-    def __torch_function__(
-        self,
-        func: Function,
-        types: Sequence[type],
-        args: tuple[object, ...] = (),
-        kwargs: dict[str, object] | None = None,
-    ) -> object:
-        kwargs = kwargs or {}
-        first = args[0] if args else kwargs.get("input")
-        name = getattr(func, "__name__", "").strip("_")
-        if name not in IDENTITY or not isinstance(first, Tensor) or not first.requires_grad:
-            return func(*args, **kwargs)
+    def on_call(self, call: Call) -> object:
+        first = call.first
+        if call.name not in IDENTITY or first is None or not first.requires_grad:
+            return call.run()
         with torch.no_grad():
-            before = first.detach().clone()
-            after = func(before, *args[1:], **{k: v for k, v in kwargs.items() if k != "input"})
+            after = call.run_on(first.detach().clone())
         if not isinstance(after, Tensor) or after.shape != first.shape:
-            return func(*args, **kwargs)
-        if not is_in_place(func, args, kwargs):
+            return call.run()
+        if not call.is_in_place:
             return _same_value(first, after)
         ratio = _ratio(after, first.detach())
         rest = after - first.detach() * ratio

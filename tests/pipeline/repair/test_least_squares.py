@@ -12,9 +12,9 @@ from torch.nn import functional
 
 from pipeline.layers import sampled_rows as rows_module
 from pipeline.layers.folded_layer import Folded
-from pipeline.layers.follow import RELU, UNBOUNDED, Range
 from pipeline.layers.output_sites import Site, find_sites
 from pipeline.layers.sampled_rows import input_rows, output_rows, positions
+from pipeline.layers.torch_calls import RELU, UNBOUNDED, Range
 from pipeline.network.layer_kinds import linear_map
 from pipeline.repair.refine_blocks import Block, refine
 from pipeline.repair.ridge import Problem, error, solve
@@ -298,7 +298,7 @@ def block_of(network: Branch, inputs: Tensor, target: Tensor) -> Block:
         inputs=inputs,
         other=output_rows(network.second, inputs, chosen),
         target=output_rows(network.second, target, chosen),
-        chosen=chosen,
+        positions=chosen,
     )
 
 
