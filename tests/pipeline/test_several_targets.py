@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 
 import pytest
 import releases
-from project import Project
+from user_project import Project
 
 from pipeline.measure.sessions import Measure
 from pipeline.release.bundle import Release

@@ -7,8 +7,8 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from graphs import Floats, feeds, linear
 from networks import Residual, trained
+from onnx_graphs import Floats, feeds, linear
 from torch import nn
 
 from exporters.board.session import Session, TensorSpec

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from graphs import Floats, feeds
 from networks import Residual, trained
+from onnx_graphs import Floats, feeds
 from torch import Tensor, nn
 from torchvision.models import mobilenet_v2
 

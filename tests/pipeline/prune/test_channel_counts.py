@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from allocators import made
+from allocators_by_name import made
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import NETWORKS, Chain, Concat, Grouped, Residual, trained
