@@ -4,8 +4,8 @@ import re
 from pathlib import Path
 
 import pytest
-from project import Project
 from rooms import LAYERS, ROOT, room_arrows
+from user_project import Project
 
 from profiles.budget import Budget
 from profiles.device import DeviceProfile, device_names

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from project import Project
+from user_project import Project
 
 from pipeline.release.bundle import read_measurement
 from pipeline.store.manifest import MANIFEST, write_manifest

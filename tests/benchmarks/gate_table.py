@@ -2,9 +2,9 @@
 
 Rows: metric, peer, cases, false_pass, false_refusal, worse_cases, turned.
 
-- `cases`: judgements that the metric takes part in: tests/spoiled.py's evidence, good (within the
-  limit, at the limit) and spoiled (over, NaN, infinite, missing, stale, of another device, few
-  samples, throttled ...), alone and in every pair with another spoiled or good metric
+- `cases`: judgements that the metric takes part in: tests/helpers/measurement_faults.py's evidence,
+  good (within the limit, at the limit) and spoiled (over, NaN, infinite, missing, stale, of another
+  device, few samples, throttled ...), alone and in every pair with another spoiled or good metric
 - `false_pass`: those that pass with any fault in them; `false_refusal`: those without that do not
 - `worse_cases`: random evidence, judged again after one value of it was made worse
 - `turned`: those of them that passed only afterwards
@@ -23,8 +23,8 @@ from common import Row, parse_options, report
 
 sys.path.append(str(Path(__file__).parents[1] / "helpers"))
 
-from evidence import COUNTS, METRICS, TIMES, Case, loose, run, weighed
-from spoiled import ALL, FIELDS, GOOD
+from known_measurement import COUNTS, METRICS, TIMES, Case, loose, run, weighed
+from measurement_faults import ALL, FIELDS, GOOD
 
 from profiles.limits import LIMITS
 

@@ -7,10 +7,10 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from graphs import Floats, feeds, linear
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import NETWORKS, trained
+from onnx_graphs import Floats, feeds, linear
 from torch import nn
 
 from exporters.graph.reference import plain_network

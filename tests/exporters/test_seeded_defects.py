@@ -2,8 +2,8 @@
 
 import onnx
 import pytest
-from seeded import DEFECTS, STYLE, Defect, Unfit
-from sound import Sound, sound
+from seeded_defects import DEFECTS, STYLE, Defect, Unfit
+from varied_network import Sound, sound
 
 from exporters.graph.fp16 import to_fp16
 from exporters.graph.int8 import to_int8

@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from evidence import engine, measurement
+from known_measurement import engine, measurement
 
 from profiles.figures import EngineSamples, dense_samples, figures_of, shipped_samples
 

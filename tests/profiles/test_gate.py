@@ -6,7 +6,7 @@ from dataclasses import replace
 from itertools import combinations
 
 import pytest
-from evidence import (
+from known_measurement import (
     DEVICE,
     FRAMES,
     LOOSE,
@@ -19,7 +19,7 @@ from evidence import (
     measurement,
     run,
 )
-from spoiled import (
+from measurement_faults import (
     ALL,
     BAD,
     GOOD,

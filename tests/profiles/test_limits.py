@@ -1,7 +1,7 @@
 """The table of limits: one entry for each field of a budget, and all else follows from it."""
 
 import pytest
-from evidence import DEVICE
+from known_measurement import DEVICE
 
 from profiles.budget import Budget
 from profiles.figures import FIGURES

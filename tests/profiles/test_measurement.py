@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from evidence import MS, calls, engine, look, measurement, run, weighed
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from known_measurement import MS, calls, engine, look, measurement, run, weighed
 from pydantic import ValidationError
 
 from profiles.measurement import (

@@ -5,9 +5,9 @@ from datetime import date
 from pathlib import Path
 
 import pytest
-from evidence import SHA, loose
+from known_measurement import SHA, loose
+from measurement_faults import BAD, Spoil
 from pydantic import ValidationError
-from spoiled import BAD, Spoil
 
 from profiles.errors import ConfigError
 from profiles.gate import Verdict

@@ -29,7 +29,7 @@ from board_jobs import (
     start_job,
     wait_for,
 )
-from graphs import linear
+from onnx_graphs import linear
 from pydantic import BaseModel
 
 from exporters.arrays import Array

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from added_runtime import added_runtime
-from project import Project
+from user_project import Project
 
 from exporters.exporter import reported_distributions, runtime_distributions
 from pipeline.recipe import read_recipe

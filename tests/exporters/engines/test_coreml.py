@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from graphs import feeds
 from networks import Residual, trained
+from onnx_graphs import feeds
 from torch import nn
 from torchvision.models import mobilenet_v2
 

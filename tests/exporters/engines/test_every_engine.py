@@ -10,8 +10,8 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from graphs import Floats, feeds, linear
 from networks import Residual, trained
+from onnx_graphs import Floats, feeds, linear
 from torch import nn
 from torchvision.models import mobilenet_v2
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from graphs import feeds
 from networks import trained
+from onnx_graphs import feeds
 from torch import nn
 from torchvision.models import mobilenet_v2
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from graphs import Floats, feeds
 from networks import NETWORKS, Residual, trained
+from onnx_graphs import Floats, feeds
 from torch import Tensor, nn
 
 pytest.importorskip("ncnn")

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from graphs import Floats, feeds
 from networks import Residual, trained
+from onnx_graphs import Floats, feeds
 from torch import nn
 
 if importlib.util.find_spec("openvino") is None:

@@ -10,9 +10,9 @@ from typing import Protocol
 import numpy as np
 import onnx
 import pytest
-from graphs import feeds, model
 from networks import Residual, trained
 from onnx import helper
+from onnx_graphs import feeds, model
 from torch import Tensor, nn
 
 from exporters.board.trt_library import load_tensorrt

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from graphs import Floats, feeds, model, ones
 from networks import Residual, trained
 from onnx import helper
+from onnx_graphs import Floats, feeds, model, ones
 
 from exporters.exporter import Int8Format, Source, runtime
 from exporters.graph.fp16 import LIMIT, activation_ranges, to_fp16

@@ -4,7 +4,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from project import Project
+from user_project import Project
 
 from pipeline.commands.devices import cpu_flags, listed, probed, shown
 from profiles.device import DeviceProfile, device_names, load_device

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from project import Project
+from user_project import Project
 
 from pipeline.commands.self_test import SelfTest, self_test, text
 from pipeline.measure.sessions import Measure

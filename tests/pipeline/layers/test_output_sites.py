@@ -4,8 +4,17 @@ from collections.abc import Callable, Mapping
 
 import pytest
 import torch
-from networks import NETWORKS, Chain, Concat, Depthwise, Grouped, Residual, trained
-from sums import Fork, PreActivation
+from networks import (
+    NETWORKS,
+    Chain,
+    Concat,
+    Depthwise,
+    Fork,
+    Grouped,
+    PreActivation,
+    Residual,
+    trained,
+)
 from torch import Tensor, nn
 from torch.nn import functional
 

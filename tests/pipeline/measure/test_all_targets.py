@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from boards import Board, changed, free_port, liar, make_keys, obstacle, sshd
-from graphs import linear
-from project import Project, Table
+from onnx_graphs import linear
+from user_project import Project, Table
 
 from exporters.worker import EngineFile
 from pipeline.measure.all_targets import hosts_of, one_at_a_time, side_by_side

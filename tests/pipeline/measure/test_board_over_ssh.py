@@ -28,8 +28,8 @@ from boards import (
     sshd,
     wire,
 )
-from graphs import Floats, linear
-from project import Project
+from onnx_graphs import Floats, linear
+from user_project import Project
 
 from exporters.board_program import board_program
 from exporters.worker import EngineFile, Job, LatencyJob, StartJob

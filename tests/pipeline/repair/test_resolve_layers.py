@@ -5,9 +5,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from halves import FITTED, HELD, distance, half, images, same, state_of
-from networks import Chain, Concat, Depthwise, Grouped, Residual, trained
-from sums import Fork, PreActivation
+from half_pruned import FITTED, HELD, distance, half, images, same, state_of
+from networks import Chain, Concat, Depthwise, Fork, Grouped, PreActivation, Residual, trained
 from torch import Tensor, nn
 from torch.nn import functional
 

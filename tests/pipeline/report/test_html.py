@@ -8,7 +8,7 @@ from datetime import date
 import pytest
 import releases
 from html_pages import Page
-from project import Project
+from user_project import Project
 
 from pipeline.release.bundle import Judged, Release
 from pipeline.report.content import ReportContent

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from networks import NETWORKS, Chain, Concat, Grouped, Residual, trained
-from samples import ALL, SAMPLES, Samples, feeds, stats_of
+from random_samples import ALL, SAMPLES, Samples, feeds, stats_of
 from torch import Tensor, nn
 from torch.nn import functional
 

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import torch
 from onnx import helper, numpy_helper
-from sound import Sound, Varied, varied
+from varied_network import Sound, Varied, varied
 
 from exporters.arrays import FloatArray
 from exporters.exporter import Int8Format

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from evidence import (
+from known_measurement import (
     DEVICE,
     FRAMES,
     METRICS,

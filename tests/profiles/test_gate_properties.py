@@ -2,9 +2,9 @@
 
 import math
 
-from evidence import METRICS, TIMES, Case, loose, measurement, run, weighed
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from known_measurement import METRICS, TIMES, Case, loose, measurement, run, weighed
 
 RESIDENT = st.one_of(st.floats(-10, 1000), st.sampled_from([math.nan, math.inf, -math.inf]))
 
