@@ -5,10 +5,10 @@ from pathlib import Path
 
 from exporters.board.archive import pack
 
-ROOMS = ("exporters.board", "exporters.board.sessions", "profiles.machine")
-"""Every module of these is packed; all of them are Python 3.8."""
-ALONE = ("exporters", "profiles", "profiles.errors")
-"""Modules that those need besides."""
+PACKAGES = ("exporters.board", "exporters.board.sessions", "profiles.machine")
+"""The packages of which every module is packed; all of them are Python 3.8."""
+MODULES = ("exporters", "profiles", "profiles.errors")
+"""The modules that those packages need besides."""
 MAIN = "import sys\nfrom exporters.board.main import main\nsys.exit(main())\n"
 
 
@@ -21,9 +21,9 @@ def board_program() -> bytes:
 
 def board_modules() -> tuple[str, ...]:
     """Whatever `exporters.board.main` may import, by name."""
-    rooms = [(room, source_of(room).parent) for room in ROOMS]
-    found = [f"{room}.{path.stem}" for room, folder in rooms for path in folder.glob("[a-z]*.py")]
-    return tuple(sorted((*ALONE, *ROOMS, *found)))
+    folders = {package: source_of(package).parent for package in PACKAGES}
+    found = [f"{name}.{path.stem}" for name, at in folders.items() for path in at.glob("[a-z]*.py")]
+    return tuple(sorted((*MODULES, *PACKAGES, *found)))
 
 
 def source_of(module: str) -> Path:

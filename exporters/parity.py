@@ -16,10 +16,12 @@ Network = Callable[[FloatArray], FloatArray]
 
 @dataclass(frozen=True)
 class Tolerance:
-    """What one step may change at most."""
+    """What one step of export or build may change at most."""
 
     error: float
+    """The largest `Parity.error`."""
     top1_agreement: float
+    """The least `Parity.top1_agreement`."""
 
 
 TOLERANCES: Mapping[Precision, Tolerance] = {
@@ -27,17 +29,21 @@ TOLERANCES: Mapping[Precision, Tolerance] = {
     "fp16": Tolerance(1e-2, 0.98),
     "int8": Tolerance(0.5, 0.9),
 }
-"""By precision. An int8 engine is near, not equal: of a few dozen images two or three may change,
-and what it loses on all of them the gate's accuracy says.
+"""The tolerances on images, by precision. An int8 engine is near, not equal: of a few dozen images
+two or three may change, and what it loses on all of them the gate's accuracy says.
 """
-ELSEWHERE: Mapping[Precision, Tolerance] = {
+NOISE_TOLERANCES: Mapping[Precision, Tolerance] = {
     "fp32": Tolerance(5e-4, 0.98),
     "fp16": Tolerance(1e-1, 0.98),
     "int8": Tolerance(2.5, 0.0),
 }
-"""On noise and edges, where networks amplify rounding, and int8 has no ranges for what comes."""
-LEAD = 0.1
-"""The reference decides where its best output leads by this part of its outputs' range."""
+"""The tolerances on noise and edge inputs, where networks amplify rounding, and for which int8
+has no ranges.
+"""
+DECIDED_LEAD = 0.1
+"""The reference is decided on an input if its best output leads by this part of the range of its
+outputs.
+"""
 
 
 class Parity(Spec):
@@ -45,14 +51,16 @@ class Parity(Spec):
 
     max_abs: NonNegativeFloat
     error: NonNegativeFloat
-    """max_abs / max(1, largest absolute output of the reference).
+    """The judged difference: max_abs / max(1, largest absolute output of the reference).
 
     Below outputs of 0.1 the divisor is 10 times the largest: near zero any two networks agree.
     """
     top1_agreement: NonNegativeFloat
-    """Of the inputs that the reference is decided on; 1 where there is none."""
+    """The part of the decided inputs with the same first class; 1 where none is decided."""
     decided: NonNegativeInt
+    """The number of inputs that the reference is decided on."""
     inputs: NonNegativeInt
+    """The number of inputs."""
 
 
 def compare(reference: Network, candidate: Network, feeds: Iterable[FloatArray]) -> Parity:
@@ -107,7 +115,7 @@ def require(
     return parity
 
 
-def hold(
+def require_agreement(
     step: str,
     pair: tuple[Network, Network],
     feeds: tuple[Iterable[FloatArray], Iterable[FloatArray]],
@@ -119,7 +127,7 @@ def hold(
     """
     on_images, elsewhere = (compare(*pair, of) for of in feeds)
     require(step, on_images, precision)
-    require(f"{step}, on noise and edges,", elsewhere, precision, ELSEWHERE)
+    require(f"{step}, on noise and edges,", elsewhere, precision, NOISE_TOLERANCES)
     return on_images, elsewhere
 
 
@@ -128,7 +136,7 @@ def _top1(wanted: FloatArray, found: FloatArray) -> tuple[float, int]:
     if wanted.shape[1] < 2:
         return 1.0, 0
     ranked = np.sort(wanted, axis=1)
-    decided = ranked[:, -1] - ranked[:, -2] >= LEAD * (ranked[:, -1] - ranked[:, 0])
+    decided = ranked[:, -1] - ranked[:, -2] >= DECIDED_LEAD * (ranked[:, -1] - ranked[:, 0])
     decided &= ranked[:, -1] > ranked[:, 0]
     if not decided.any():
         return 1.0, 0

@@ -7,12 +7,13 @@ import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from exporters.exporter import Fitted, runtime
-from pipeline.measure.all_targets import Hosts, measured
+from exporters.exporter import HostFittedExporter, runtime
+from pipeline.measure.all_targets import Hosts, measure_all
 from pipeline.measure.evidence import Candidate
 from pipeline.measure.resolved_target import ResolvedTarget
 from pipeline.recipe import Recipe
-from pipeline.release.bundle import Release, Terms, judged, write_bundle
+from pipeline.release.bundle import Release, Terms, judge_target, write_bundle
+from pipeline.report.content import ReportContent
 from pipeline.report.html import page
 from pipeline.report.text import markdown
 from pipeline.stages.build import Build
@@ -22,14 +23,14 @@ from pipeline.store.runner import Runner
 from pipeline.store.stage import Stage
 from pipeline.store.store import Store
 from profiles.errors import DeviceError
-from profiles.gate import unmeasured
 from profiles.host import Host
+from profiles.limits import not_measured_on
 from profiles.spec import Spec
 from profiles.statistics import provable_drop, samples_needed
 
 log = logging.getLogger("slimgate")
 
-OPEN = "it will be inconclusive"
+INCONCLUSIVE = "it will be inconclusive"
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Flow:
     dense: Checkpoint
     runner: Runner
     hosts: Hosts = field(default_factory=dict)
-    """What the targets' machines are; steps before the engine do not ask."""
+    """The targets' machines; steps before the engine do not need them."""
 
     def pruned(self) -> Pruned:
         """The network after the last step of the schedule."""
@@ -84,34 +85,38 @@ class Flow:
         return self.runner.run(f"build dense{where}", build, self.exported_dense())
 
     def host(self, target: ResolvedTarget) -> Host:
-        """What the target's machine told of itself. Raises DeviceError where it did not."""
+        """The target's machine. Raises DeviceError where it did not answer."""
         found = self.hosts[target.name]
         if isinstance(found, DeviceError):
             raise found
         return found
 
-    def answers(self, target: ResolvedTarget) -> bool:
-        """Whether the target's machine told anything."""
+    def is_reachable(self, target: ResolvedTarget) -> bool:
+        """Whether the target's machine answered."""
         return isinstance(self.hosts[target.name], Host)
 
-    def doubts(self) -> list[str]:
-        """What the gate will not be able to pass, as far as can be told before anything runs."""
+    def warnings(self) -> list[str]:
+        """Why the gate will not be able to pass, as far as is known before anything runs."""
         count = len(self.dense.task.validation)
         return [
-            f"{target.name}: {doubt}"
+            f"{target.name}: {warning}"
             for target in self.targets
-            for doubt in (
-                _absent(target, self.hosts[target.name]),
-                _too_few(target, count),
-                _unmeasured(target),
+            for warning in (
+                _machine_warning(target, self.hosts[target.name]),
+                _samples_warning(target, count),
+                _gpu_warning(target),
             )
-            if doubt
+            if warning
         ]
 
     def _build(self, target: ResolvedTarget) -> tuple[str, Stage[OnnxModel, Engine]]:
         """Where and how: on the device itself if engines are fitted to what builds them."""
         engine, options = target.device.engine, target.device.options()
-        if target.ssh and not options.portable and isinstance(runtime(engine, options), Fitted):
+        if (
+            target.ssh
+            and not options.portable
+            and isinstance(runtime(engine, options), HostFittedExporter)
+        ):
             host = self.host(target)
             build = BuildThere(engine=engine, options=options, ssh=target.ssh, host=host)
             return f" on {target.name}", build
@@ -123,28 +128,34 @@ class Flow:
         return self.runner.run(name, stage, source) if stage else source
 
 
-def _absent(target: ResolvedTarget, host: Host | DeviceError) -> str:
+def _machine_warning(target: ResolvedTarget, host: Host | DeviceError) -> str:
     if isinstance(host, DeviceError):
         return str(host)
-    unlike = target.device.unlike(host)
-    if not unlike:
+    mismatch = target.device.mismatch(host)
+    if not mismatch:
         return ""
     if target.ssh:
-        return f"what is at {target.ssh.host} is not the device ({unlike}); {OPEN}"
-    return f"this machine is not the device ({unlike}): say where it is in target.ssh; {OPEN}"
+        return f"what is at {target.ssh.host} is not the device ({mismatch}); {INCONCLUSIVE}"
+    return (
+        f"this machine is not the device ({mismatch}): say where it is in target.ssh; "
+        f"{INCONCLUSIVE}"
+    )
 
 
-def _too_few(target: ResolvedTarget, count: int) -> str:
+def _samples_warning(target: ResolvedTarget, count: int) -> str:
     drop = target.budget.top1_drop
     if drop is None or provable_drop(count) <= drop:
         return ""
-    needed = samples_needed(drop) or "endless"
-    return f"top1_drop {drop:g} needs about {needed} validation samples, there are {count}; {OPEN}"
+    needed = samples_needed(drop)
+    samples = (
+        f"about {needed} validation samples" if needed else "more validation samples than exist"
+    )
+    return f"top1_drop {drop:g} needs {samples}, there are {count}; {INCONCLUSIVE}"
 
 
-def _unmeasured(target: ResolvedTarget) -> str:
-    names = sorted(unmeasured(target.device) & set(target.budget.limits()))
-    return f"{', '.join(names)}: not measured on a GPU; {OPEN}" if names else ""
+def _gpu_warning(target: ResolvedTarget) -> str:
+    names = sorted(not_measured_on(target.device) & set(target.budget.limits()))
+    return f"{', '.join(names)}: not measured on a GPU; {INCONCLUSIVE}" if names else ""
 
 
 def load_flow(
@@ -159,8 +170,8 @@ def load_flow(
 
 def release(flow: Flow, store: Store, out: Path) -> Release:
     """Run everything, judge, and write the bundle to `out`, whatever the verdict."""
-    for doubt in flow.doubts():
-        log.warning(doubt)
+    for warning in flow.warnings():
+        log.warning(warning)
     for target in flow.targets:
         flow.host(target)  # before the work, not after it
     files: dict[str, Path] = {"model.onnx": flow.exported().model, "plan.json": flow.pruned().plan}
@@ -168,10 +179,10 @@ def release(flow: Flow, store: Store, out: Path) -> Release:
     candidates = [
         Candidate(target, flow.built_dense(target), flow.built(target)) for target in flow.targets
     ]
-    for candidate, evidence in measured(flow.recipe.measure, flow.dense.task, candidates):
+    for candidate, evidence in measure_all(flow.recipe.measure, flow.dense.task, candidates):
         terms = _terms(candidate, alone=len(candidates) == 1)
         files |= {terms.engine: candidate.shipped.path, terms.dense: candidate.dense.path}
-        released.append(judged(terms, evidence, candidate.shipped.path))
+        released.append(judge_target(terms, evidence, candidate.shipped.path))
     found = Release(flow.pruned().report(), tuple(released))
     exported = flow.exported().report()
     specs: dict[str, Spec] = {"recipe.json": flow.recipe, "export.json": exported}
@@ -180,8 +191,10 @@ def release(flow: Flow, store: Store, out: Path) -> Release:
     recovered = flow.recovered()
     repaired = recovered.report() if isinstance(recovered, Recovered) else None
     checked = flow.checked()
-    told = (found, repaired, checked.report() if checked else None, exported, store.records)
-    pages = {"report.md": markdown(*told), "report.html": page(*told)}
+    content = ReportContent(
+        found, repaired, checked.report() if checked else None, exported, tuple(store.records)
+    )
+    pages = {"report.md": markdown(content), "report.html": page(content)}
     with store.alone(f"write {out.resolve()}"):
         write_bundle(out, files, specs, found, pages)
     return found

@@ -13,7 +13,7 @@ from pydantic import (
     model_validator,
 )
 
-from exporters.board.session import LARGEST_BATCH
+from exporters.exporter import exporter_class, resolved_device, runtime_names
 from pipeline.measure.resolved_target import ResolvedTarget
 from pipeline.measure.sessions import Measure
 from pipeline.stages.check import Check
@@ -179,7 +179,7 @@ def _resolved_target(target: Target, recipe: Recipe, base: Path) -> ResolvedTarg
         device = load_device(target.device, base)
     except ConfigError as error:
         raise ConfigError(f"target.device: {error}") from error
-    engines = plugin_names("exporters.engines")
+    engines = runtime_names()
     if device.engine not in engines:
         raise ConfigError(
             f"target.device: {target.device} has the engine {device.engine!r}, "
@@ -196,10 +196,11 @@ def _resolved_target(target: Target, recipe: Recipe, base: Path) -> ResolvedTarg
             f"target.device: {target.device} runs batches of {device.batch}: "
             "set export.dynamic_batch = true"
         )
-    if device.engine == "trt" and device.batch > LARGEST_BATCH:
+    largest = exporter_class(device.engine).LARGEST_BATCH
+    if largest is not None and device.batch > largest:
         raise ConfigError(
             f"target.device: {target.device} runs batches of {device.batch}; "
-            f"trt engines take {LARGEST_BATCH} at most"
+            f"{device.engine} engines take {largest} at most"
         )
     budget = target.budget or device.budget
     if budget is None:
@@ -207,4 +208,4 @@ def _resolved_target(target: Target, recipe: Recipe, base: Path) -> ResolvedTarg
     ssh = target.ssh
     if ssh and ssh.key_file:
         ssh = ssh.model_copy(update={"key_file": str(base / ssh.key_file)})
-    return ResolvedTarget(target.resolved_name(), device, budget, ssh)
+    return ResolvedTarget(target.resolved_name(), resolved_device(device), budget, ssh)

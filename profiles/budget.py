@@ -36,6 +36,8 @@ class Budget(Spec):
     """Loading the engine and its first call."""
     peak_memory_mib: PositiveFloat | None = None
     peak_memory_ratio: PositiveFloat | None = None
+    steady_memory_mib: PositiveFloat | None = None
+    """Resident memory that loading and a few calls leave added to a process."""
     throughput_per_s: PositiveFloat | None = None
     """At least so many samples a second, back to back: the one limit that is a minimum."""
     energy_mj: PositiveFloat | None = None

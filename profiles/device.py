@@ -11,7 +11,8 @@ from profiles.errors import ConfigError
 from profiles.host import Host
 from profiles.spec import Spec, read_spec
 
-GPU_ENGINES = frozenset({"ort_cuda", "trt"})
+DEFAULT_ENGINE = "ort"
+"""The runtime of devices that name none, and the one that others are compared with."""
 Precision = Literal["fp32", "fp16", "int8"]
 ComputeCapability = Annotated[str, Field(pattern=r"^[1-9][0-9]?\.[0-9]$")]
 """As NVIDIA writes it, "8.6"."""
@@ -40,8 +41,8 @@ class Identity(Spec):
     """Part of the processor's name."""
     cores: PositiveInt | None = None
 
-    def unlike(self, host: Host) -> str:
-        """What of `host` is not as it must be; empty where all is."""
+    def mismatch(self, host: Host) -> str:
+        """How `host` differs from this; empty where it does not."""
         wrong = []
         if self.machine not in (None, host.machine):
             wrong.append(f"it is {host.machine}, not {self.machine}")
@@ -58,17 +59,19 @@ class DeviceProfile(EngineOptions):
     """One device: how its engine is built and run, and what counts as this device."""
 
     description: str
-    engine: str = "ort"
+    engine: str = DEFAULT_ENGINE
     batch: PositiveInt = 1
-    """Samples in every call that is timed."""
+    """The samples in every call that is timed."""
+    gpu: bool = False
+    """Whether the engine runs on an NVIDIA GPU; a recipe's target takes this from its engine."""
     channel_multiple: PositiveInt = 8
     identity: Identity = Identity()
     budget: Budget | None = None
     """For recipes that set none."""
 
-    def unlike(self, host: Host) -> str:
-        """What of `host` is not as on this device; empty where all is."""
-        wrong = self.identity.unlike(host)
+    def mismatch(self, host: Host) -> str:
+        """How `host` differs from this device; empty where it does not."""
+        wrong = self.identity.mismatch(host)
         needed = self.compute_capability
         if wrong or not self.on_gpu:
             return wrong
@@ -79,7 +82,7 @@ class DeviceProfile(EngineOptions):
     @property
     def on_gpu(self) -> bool:
         """Whether its engines run on a GPU, with memory of its own."""
-        return self.compute_capability is not None or self.engine in GPU_ENGINES
+        return self.gpu or self.compute_capability is not None
 
     @property
     def clock(self) -> Literal["cpu", "wall"]:

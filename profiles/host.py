@@ -1,53 +1,42 @@
 """Host: the machine that measured, as far as it tells about itself."""
 
-from profiles.machine.facts import machine_facts
-from profiles.spec import Spec, Told
+from collections.abc import Collection
 
-RUNTIMES = (
-    "ai-edge-litert",
-    "executorch",
-    "ncnn",
-    "onnxruntime",
-    "onnxruntime-ep-nv-tensorrt-rtx-cu13",
-    "onnxruntime-gpu",
-    "openvino",
-    "tensorrt",
-    "tensorrt-cu12",
-    "tensorrt-cu13",
-    "tensorrt-rtx-cu13-bindings",
-)
-LIBRARIES = (*RUNTIMES, "numpy", "onnx", "onnxsim", "torch", "torch-pruning", "torchvision")
-"""Whose versions a measurement carries, where they are installed."""
+from profiles.machine.facts import machine_facts
+from profiles.spec import PrintableText, Spec
 
 
 class HostGpu(Spec):
     """An NVIDIA GPU, as its driver tells."""
 
     ordinal: int
-    name: Told
-    compute_capability: Told
+    name: PrintableText
+    compute_capability: PrintableText
 
 
 class Host(Spec):
     """What a measurement must carry to be compared with another one."""
 
-    machine: Told
+    machine: PrintableText
     """`platform.machine()`: x86_64, aarch64, arm64 ..."""
-    model: Told
+    model: PrintableText
     """The board, as its device tree or its maker names it; empty where the system does not tell."""
-    cpu: Told
+    cpu: PrintableText
     cores: int
     gpus: tuple[HostGpu, ...] = ()
-    system: Told
-    versions: dict[Told, Told]
+    system: PrintableText
+    versions: dict[PrintableText, PrintableText]
 
     def processors(self) -> tuple[str, ...]:
         """The names of all that computes."""
         return (self.cpu, *(gpu.name for gpu in self.gpus))
 
-    def computes_as(self, other: "Host") -> bool:
-        """Whether an engine's outputs on one are evidence for the other."""
-        both = set(RUNTIMES) & set(self.versions) & set(other.versions)
+    def computes_as(self, other: "Host", runtimes: Collection[str]) -> bool:
+        """Whether an engine's outputs on one are evidence for the other.
+
+        `runtimes` are the distributions whose versions must then be the same on both.
+        """
+        both = set(runtimes) & set(self.versions) & set(other.versions)
         return (
             self.machine == other.machine
             and self.processors() == other.processors()

@@ -142,6 +142,12 @@ def wall_ms(calls: Sequence[CallTimes], percentile: float) -> Interval:
     return _tail(median_bounds(own), [c.wall_ns for c in calls], percentile)
 
 
+def cpu_ms(calls: Sequence[CallTimes], percentile: float) -> Interval:
+    """The percentile of the process's CPU times, ms, with bounds over the processes."""
+    found = median_bounds([_percentile(c.cpu_ns, percentile) for c in calls])
+    return Interval(found.measured / NS_PER_MS, found.lower / NS_PER_MS, found.upper / NS_PER_MS)
+
+
 def frames_ms(runs: Sequence[LatencyRun], percentile: float) -> Interval:
     """The same of the calls at a fixed frame interval."""
     own = [_percentile(run.frames_ns, percentile) / NS_PER_MS for run in runs]
@@ -196,26 +202,6 @@ def top1_drop(measurement: Measurement) -> Interval:
     if measurement.dense.samples_sha256 != measurement.shipped.samples_sha256:
         return exact(float("nan"))
     return paired_drop(measurement.dense.scores, measurement.shipped.scores)
-
-
-def figures(engine: EngineEvidence, calls: Sequence[CallTimes], batch: int) -> dict[str, float]:
-    """The figures people compare, for one engine."""
-    steady = [run.steady_mib - run.baseline_mib for run in engine.starts]
-    return {
-        "top1": float(np.mean(engine.scores)) if engine.scores else float("nan"),
-        "macs": engine.macs,
-        "flops": 2 * engine.macs,
-        "parameters": engine.parameters,
-        "engine_size_mib": engine.size_bytes / MIB,
-        "latency_p50_ms": wall_ms(calls, 50).measured,
-        "latency_p95_ms": wall_ms(calls, 95).measured,
-        "latency_p99_ms": wall_ms(calls, 99).measured,
-        "cpu_p50_ms": median_bounds([_percentile(c.cpu_ns, 50) for c in calls]).measured / 1e6,
-        "throughput_per_s": throughput_per_s(calls, batch).measured,
-        "first_inference_ms": first_inference_ms(engine.starts).measured,
-        "peak_memory_mib": peak_mib(engine.starts).measured,
-        "steady_memory_mib": float(np.median(steady)) if steady else float("nan"),
-    }
 
 
 def _tail(over_runs: Interval, calls: Sequence[Sequence[int]], percentile: float) -> Interval:

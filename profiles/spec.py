@@ -16,9 +16,9 @@ MAX_CONFIG_BYTES = 1 << 20
 MAX_FOUND = 80
 """Characters of a wrong value that a message repeats."""
 MAX_WRONG = 20
-"""Wrong keys that a message tells."""
+"""Wrong keys that a message names."""
 MANY_WRONG = 1000
-MAX_TOLD = 500
+MAX_TEXT = 500
 
 S = TypeVar("S", bound="Spec")
 
@@ -29,10 +29,10 @@ FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
 
 def _plain(text: str) -> str:
-    return "".join(c if c.isprintable() else "?" for c in text[:MAX_TOLD])
+    return "".join(c if c.isprintable() else "?" for c in text[:MAX_TEXT])
 
 
-Told = Annotated[str, AfterValidator(_plain)]
+PrintableText = Annotated[str, AfterValidator(_plain)]
 """What a machine says of itself: it reaches terminals and pages, so it is short and printable."""
 
 

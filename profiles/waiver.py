@@ -1,5 +1,6 @@
 """Waivers: a limit raised for one engine on one device, signed off by name, until a day."""
 
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Annotated
@@ -12,15 +13,15 @@ from profiles.spec import Spec, read_spec
 
 
 class Waiver(Spec):
-    """What somebody answers for."""
+    """A limit raised for one engine on one device, and who answers for it."""
 
     check: str
     """The name of a limit in the budget."""
     device: str
     engine_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-    """Of the one engine it is for: another build needs another waiver."""
+    """The digest of the one engine it is for: another build needs another waiver."""
     limit: float
-    """How far the figure's bound may go instead."""
+    """The limit that holds instead of the budget's."""
     reason: Annotated[str, Field(min_length=10)]
     signed_off_by: Annotated[str, Field(min_length=1)]
     expires: date
@@ -31,7 +32,19 @@ class Waiver(Spec):
         return (self.check, self.device, self.engine_sha256) == (check, device, engine_sha256)
 
 
-class Waivers(Spec):
+@dataclass(frozen=True)
+class AcceptedWaivers:
+    """The waivers that a judgement takes into account, and the day on which it is made."""
+
+    waivers: tuple[Waiver, ...] = ()
+    today: date = date.max
+    """The day; a waiver that expired before it raises nothing."""
+
+
+NO_WAIVERS = AcceptedWaivers()
+
+
+class WaiverFile(Spec):
     """A waiver file: `[[waiver]]` tables."""
 
     waiver: tuple[Waiver, ...]
@@ -39,7 +52,7 @@ class Waivers(Spec):
 
 def read_waivers(path: Path) -> tuple[Waiver, ...]:
     """The waivers of a file. Raises ConfigError for one of a limit that there is not."""
-    found = read_spec(path, Waivers).waiver
+    found = read_spec(path, WaiverFile).waiver
     for waiver in found:
         if waiver.check not in Budget.model_fields:
             known = ", ".join(Budget.model_fields)

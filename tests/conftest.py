@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from project import NETWORK, Array, Project
+from user_project import NETWORK, Array, Project
 
 from pipeline.network.weights import write_weights
 

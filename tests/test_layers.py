@@ -11,6 +11,8 @@ profiles profiles.errors profiles.statistics
 profiles.machine profiles.spec
 profiles.budget profiles.host profiles.plugins
 profiles.device profiles.measurement profiles.waiver
+profiles.figures profiles.requirements
+profiles.limits
 profiles.gate
 exporters exporters.arrays
 exporters.board

@@ -9,7 +9,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from project import Project
+from user_project import Project
 
 ROOT = Path(__file__).parents[1]
 

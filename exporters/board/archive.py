@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 EPOCH = (1980, 1, 1, 0, 0, 0)
+"""The date that every file in an archive has: the earliest that a zip can hold."""
 MAX_BYTES = 1 << 32
+"""The largest sum of the files' sizes that is read."""
 
 
 def pack(files: Mapping[str, bytes]) -> bytes:

@@ -19,19 +19,22 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
+OTHERS_MAY_WRITE = stat.S_IWGRP | stat.S_IWOTH
 LOCK = "lock"
-LOOK_S = 0.1
-"""How often a lease that another holds is asked for."""
-KEEP_S = 7 * 24 * 3600
-"""How long a file that no job asks for stays."""
+"""The file whose lock is the lease on the machine."""
+LEASE_POLL_S = 0.1
+"""Seconds between two tries for a lease that another process holds."""
+UNUSED_FILE_S = 7 * 24 * 3600
+"""Seconds that a file stays which no job asks for."""
 CHUNK = 1 << 20
+"""Bytes that are read at a time."""
 LONGEST_LINE = 2000
-"""Characters of an error, or of who holds the lease."""
+"""The most characters of an error message, or of who holds the lease."""
 
 
 @contextmanager
 def leased(folder: Path, wait_s: float) -> Iterator[None]:
-    """Alone on the machine. A lease dies with its process, so none is ever stale.
+    """Hold the lease on the machine. A lease dies with its process, so none is ever stale.
 
     Raises DeviceError where another holds it for `wait_s`, or where it was taken away meanwhile.
     """
@@ -51,7 +54,7 @@ def leased(folder: Path, wait_s: float) -> Iterator[None]:
                         f"the device is in use by {holder or 'another process'}; "
                         f"waited {wait_s:.0f} s"
                     ) from error
-                time.sleep(LOOK_S)
+                time.sleep(LEASE_POLL_S)
                 continue
             if not _is_at(file, lock):
                 continue
@@ -74,17 +77,22 @@ def _is_at(file: int, path: Path) -> bool:
 
 
 def check_private(folder: Path) -> None:
+    """Raise IntegrityError where others may write to the folder, DeviceError where it is absent."""
     try:
         found = folder.lstat()
     except FileNotFoundError as error:
         raise DeviceError(f"{folder} is not there; run again") from error
-    foreign = found.st_uid != os.geteuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-    if foreign or not stat.S_ISDIR(found.st_mode):
+    writable_by_others = found.st_uid != os.geteuid() or found.st_mode & OTHERS_MAY_WRITE
+    if writable_by_others or not stat.S_ISDIR(found.st_mode):
         raise IntegrityError(f"others may write to {folder}: remove it")
 
 
 def check_files(folder: Path, files: Mapping[str, str | None], wrong: str) -> None:
-    """Hold every file to its name; one just written gets its name now."""
+    """Compare every file with the SHA-256 in its name; one just written gets its name now.
+
+    `files` are names, and where a file has just been written, what it is called until now. Raises
+    IntegrityError, with the words `wrong`, for a file that differs, and DeviceError for none.
+    """
     for name, part in files.items():
         path = folder / (part or name)
         try:
@@ -102,17 +110,17 @@ def check_files(folder: Path, files: Mapping[str, str | None], wrong: str) -> No
 
 
 def sweep(folder: Path) -> None:
-    """Take away what no job has asked for in days: old engines, and what broken transfers left."""
+    """Delete what no job has asked for in days: old engines, and what broken transfers left."""
     now = time.time()
     for path in folder.iterdir():
-        old = abs(now - path.lstat().st_mtime) > KEEP_S
+        old = abs(now - path.lstat().st_mtime) > UNUSED_FILE_S
         if old and path.name != LOCK and not path.is_dir():
             path.unlink()
 
 
 @contextmanager
-def new(part: Path) -> Iterator[Path]:
-    """A file to be written and published, or else taken away."""
+def deleted_unless_published(part: Path) -> Iterator[Path]:
+    """A file to be written and published, or else deleted."""
     try:
         yield part
     finally:
@@ -121,7 +129,7 @@ def new(part: Path) -> Iterator[Path]:
 
 
 def publish(part: Path, path: Path) -> None:
-    """Rename a file that is on the disk for good."""
+    """Write a file to the disk for good, and rename it."""
     _sync(part)
     part.replace(path)
     _sync(path.parent)
@@ -136,6 +144,7 @@ def _sync(path: Path) -> None:
 
 
 def file_digest(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
     found = hashlib.sha256()
     with path.open("rb") as file:
         for chunk in iter(partial(file.read, CHUNK), b""):

@@ -1,4 +1,4 @@
-"""Calls into other people's libraries: one kind of error comes out, and nothing is printed.
+"""Calls into runtimes' and converters' libraries: one kind of error, and nothing printed.
 
 Needs Python 3.8 and no library.
 """
@@ -20,10 +20,11 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def faults(kind: type[StageError] | type[DeviceError], what: str) -> Iterator[None]:
-    """Whatever a library raises becomes `kind`; runtimes' errors share no class but Exception.
+def library_errors_as(kind: type[StageError] | type[DeviceError], what: str) -> Iterator[None]:
+    """Turn whatever a library raises into `kind`; runtimes' errors share no class but Exception.
 
-    What is an error of ours already, and of another kind, stays as it is.
+    The message is `what`, then the library's own words. A SlimgateError of another kind stays as
+    it is.
     """
     try:
         yield
@@ -34,13 +35,13 @@ def faults(kind: type[StageError] | type[DeviceError], what: str) -> Iterator[No
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """What a converter says of its own steps, which no user can mend, concerns nobody."""
-    words = io.StringIO()
+def silenced() -> Iterator[None]:
+    """Hide what a converter prints, logs and warns of its own steps: no user can mend it."""
+    hidden = io.StringIO()
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        with redirect_stdout(words), redirect_stderr(words), warnings.catch_warnings():
+        with redirect_stdout(hidden), redirect_stderr(hidden), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:

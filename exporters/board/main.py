@@ -1,7 +1,7 @@
 """The program that runs on a board: one JSON job on stdin, one JSON answer on stdout.
 
 Needs Python 3.8, numpy and the runtime; `exporters.board_program` packs it with what it imports.
-Files lie in ~/.slimgate under names that begin with their SHA-256, and are held to it before and
+Files lie in ~/.slimgate under names that begin with their SHA-256, which is checked before and
 after they are used. An error is one line on stderr and its own exit code: 7 for a file that is
 not the one that was sent, 5 where a runtime cannot build an engine, 4 for anything else. It dies
 when its stdin ends, and after `Job.limit_s`.
@@ -27,13 +27,13 @@ from exporters.board.files import (
     LONGEST_LINE,
     check_files,
     check_private,
+    deleted_unless_published,
     file_digest,
     leased,
-    new,
     publish,
     sweep,
 )
-from exporters.board.library_calls import faults
+from exporters.board.library_calls import library_errors_as
 from profiles.errors import (
     DeviceError,
     MissingExtra,
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from exporters.board.session import Session
 
 FOLDER = ".slimgate"
-"""In the user's home."""
+"""The folder for files, in the user's home."""
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ class Outputs:
             first_output(session, np.array(inputs[start : start + self.batch]))
             for start in range(0, len(inputs), self.batch)
         ]
-        with new(folder / f"{self.inputs}.out.part") as part:
+        with deleted_unless_published(folder / f"{self.inputs}.out.part") as part:
             with part.open("wb") as file:
                 np.save(file, np.concatenate(parts), allow_pickle=False)
             found = file_digest(part)
@@ -170,8 +170,8 @@ class Build:
         """The SHA-256 of the engine, under which it is stored, and what its runtime tells."""
         (engine,) = engines.values()
         runtime = _runtime(engine.runtime)
-        with new(folder / f"{self.model}.{engine.runtime}.part") as part:
-            with faults(StageError, f"{engine.runtime} cannot build it"):
+        with deleted_unless_published(folder / f"{self.model}.{engine.runtime}.part") as part:
+            with library_errors_as(StageError, f"{engine.runtime} cannot build it"):
                 facts = runtime.build_engine((folder / self.model).read_bytes(), str(part), engine)
             found = file_digest(part)
             publish(part, folder / found)
@@ -193,15 +193,16 @@ TASKS = {
 
 @dataclass(frozen=True)
 class Job:
-    """What is asked, once."""
+    """One request: a task, and what it needs."""
 
     nonce: str
-    """Comes back in the answer, which is to this job and to no other."""
+    """A random text that comes back in the answer, so that it is known to be to this job."""
     limit_s: float
+    """Seconds after which the program dies."""
     wait_s: float
-    """For the lease, at most."""
+    """Seconds to wait for the lease, at most."""
     files: dict[str, str | None]
-    """The stored files it needs; where one has just been written, under what name."""
+    """The stored files that are needed; for one just written, the name it was written under."""
     engines: dict[str, Engine]
     task: Task
 
@@ -227,7 +228,7 @@ def read_job(text: str | bytes) -> Job:
     return Job(task=task, engines=engines, **fields)
 
 
-def obey(job: Job, folder: Path) -> dict[str, object]:
+def run_job(job: Job, folder: Path) -> dict[str, object]:
     """The result of the job; all but facts are found under a lease on the machine."""
     if isinstance(job.task, Facts):
         return job.task.result(folder, {})
@@ -290,7 +291,7 @@ def main() -> int:
         job = read_job(sys.stdin.buffer.readline())
         _end_after(job.limit_s)
         _end_with_stdin(done)
-        result = obey(job, Path.home() / FOLDER)
+        result = run_job(job, Path.home() / FOLDER)
         text = json.dumps({"nonce": job.nonce, "result": result}, allow_nan=False)
     except Exception as error:  # libraries' errors share no class, and any of them is one line
         done.set()

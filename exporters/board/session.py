@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from exporters.arrays import Array, FloatArray
 
 
-LARGEST_BATCH = 8
-"""Of one call, where it is not timed: TensorRT is told a largest as it builds."""
+UNTIMED_BATCH = 8
+"""Samples in one call that is not timed. Every engine whose batch is free takes so many."""
 PROFILED_CALLS = 20
-"""Of which a layer's time is the median."""
+"""Calls of which a layer's time is the median."""
 
 
 @dataclass(frozen=True)
@@ -70,10 +70,10 @@ def call_on_noise(session: Session, batch: int) -> Callable[[], object]:
 
 def first_output(session: Session, batch: FloatArray) -> FloatArray:
     """The first output [n, ...] for a batch [n, ...]: one by one where the engine's batch is 1, and
-    nowhere more than LARGEST_BATCH at a time.
+    nowhere more than UNTIMED_BATCH at a time.
     """
     (first, *_) = session.inputs
-    size = LARGEST_BATCH if first.shape[0] is None else 1
+    size = UNTIMED_BATCH if first.shape[0] is None else 1
     parts = np.split(batch, range(size, len(batch), size))
     found = [np.asarray(session.run({first.name: part})[0], np.float32) for part in parts]
     return np.concatenate(found)

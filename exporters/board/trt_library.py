@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from exporters.arrays import Array
 
 WHEEL = "onnxruntime_ep_nv_tensorrt_rtx"
-"""It carries the libraries of TensorRT-RTX."""
+"""The package that carries the libraries of TensorRT-RTX."""
 LIBRARIES = ("libcudart.so.*", "libtensorrt_rtx.so.*", "libtensorrt_onnxparser_rtx.so.*")
-"""In the order in which they need each other."""
+"""The libraries' files, in the order in which they need each other."""
 
 
 def load_tensorrt() -> ModuleType:

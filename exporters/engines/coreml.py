@@ -19,7 +19,7 @@ import numpy as np
 
 from exporters.arrays import Array
 from exporters.board.archive import pack, unpack
-from exporters.board.library_calls import quiet
+from exporters.board.library_calls import silenced
 from exporters.board.session import TensorSpec
 from exporters.exporter import BuildFacts, Exporter, Source
 from profiles.device import Precision
@@ -31,15 +31,12 @@ if TYPE_CHECKING:
     from coremltools.models import MLModel
     from coremltools.proto.Model_pb2 import Model
 
-# Importing it takes seconds, and off macOS only building needs it.
-if importlib.util.find_spec("coremltools") is None:
-    raise MissingExtra("coremltools", "coreml")
-
 PACKAGE = "network.mlpackage"
 MANIFEST = f"{PACKAGE}/Manifest.json"
 PROGRAM = f"{PACKAGE}/Data/com.apple.CoreML/model.mlmodel"
 WEIGHTS = f"{PACKAGE}/Data/com.apple.CoreML/weights/weight.bin"
 WEIGHTED = ("conv", "conv_transpose", "linear")
+"""Core ML's operators that stand for a layer with weights."""
 
 
 class CoreMlSession:
@@ -57,7 +54,7 @@ class CoreMlSession:
         )
 
     def run(self, feed: Mapping[str, Array]) -> list[Array]:
-        with _faults(DeviceError, "Core ML cannot run the network"):
+        with _core_ml_errors_as(DeviceError, "Core ML cannot run the network"):
             found = self._model.predict(dict(feed))
             return [np.array(found[value.name], np.float32) for value in self._description.output]
 
@@ -68,12 +65,18 @@ class CoreMl(Exporter):
     suffix: ClassVar[str] = ".mlpackage.zip"
     PRECISIONS: ClassVar[tuple[Precision, ...]] = ("fp32", "fp16")
 
+    @classmethod
+    def import_library(cls) -> None:
+        # Importing it takes seconds, and off macOS only building needs it.
+        if importlib.util.find_spec("coremltools") is None:
+            raise MissingExtra("coremltools", "coreml")
+
     def build(self, source: Source, engine: Path) -> BuildFacts:
         network = source.network()
         with (
             tempfile.TemporaryDirectory() as folder,
-            quiet(),
-            _faults(StageError, f"Core ML Tools cannot convert {source.model.name}"),
+            silenced(),
+            _core_ml_errors_as(StageError, f"Core ML Tools cannot convert {source.model.name}"),
         ):
             import coremltools as ct
             import torch
@@ -98,12 +101,12 @@ class CoreMl(Exporter):
         return BuildFacts(layers=operators, weights_bytes=len(files[WEIGHTS]))
 
     def open(self, engine: Path) -> CoreMlSession:
-        if self.obstacle():
-            raise DeviceError(f"cannot open {engine.name}: {self.obstacle()}")
+        if reason := self.unavailable_reason():
+            raise DeviceError(f"cannot open {engine.name}: {reason}")
         names = (MANIFEST, PROGRAM, WEIGHTS)
         with (
             tempfile.TemporaryDirectory() as folder,
-            _faults(DeviceError, f"Core ML cannot load {engine.name}"),
+            _core_ml_errors_as(DeviceError, f"Core ML cannot load {engine.name}"),
         ):
             for name, content in zip(names, unpack(engine, names), strict=True):
                 path = Path(folder, name)
@@ -116,7 +119,7 @@ class CoreMl(Exporter):
     def environment(self) -> dict[str, str]:
         return versions(("coremltools", "torch"))
 
-    def obstacle(self) -> str:
+    def unavailable_reason(self) -> str:
         if sys.platform == "darwin":
             return ""
         return "Core ML runs on macOS only; the package was checked for structure alone"
@@ -154,7 +157,7 @@ def _files(folder: Path, program: "Model") -> dict[str, bytes]:
 
 
 @contextmanager
-def _faults(kind: type[StageError] | type[DeviceError], what: str) -> Iterator[None]:
+def _core_ml_errors_as(kind: type[StageError] | type[DeviceError], what: str) -> Iterator[None]:
     """Core ML's errors share no base class but Exception."""
     try:
         yield

@@ -8,27 +8,22 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from exporters.arrays import Array
-from exporters.board.library_calls import faults, quiet
+from exporters.board.library_calls import library_errors_as, silenced
 from exporters.board.session import TensorSpec
 from exporters.exporter import BuildFacts, Exporter, Source
 from profiles.errors import DeviceError, MissingExtra, StageError
 from profiles.machine.facts import versions
 
-try:
-    import torch
-    from executorch.extension.pybindings import portable_lib
-    from executorch.runtime import Program, Runtime
-except ImportError as error:
-    raise MissingExtra("executorch", "executorch") from error
-
 if TYPE_CHECKING:
+    import torch
+    from executorch.runtime import Program
     from torch.fx import Graph
 
 
 class ExecuTorchSession:
     """The one method of a loaded program; ExecuTorch knows no names of inputs."""
 
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: "Program") -> None:
         self._program = program  # the method reads its weights from the program's bytes
         self._method = program.load_method("forward")
         facts = self._method.metadata
@@ -42,7 +37,7 @@ class ExecuTorchSession:
         return tuple(TensorSpec(name, "float32", shape) for name, shape in self._inputs.items())
 
     def run(self, feed: Mapping[str, Array]) -> list[Array]:
-        with faults(DeviceError, "ExecuTorch cannot run the network"):
+        with library_errors_as(DeviceError, "ExecuTorch cannot run the network"):
             given = [_tensor(feed[name]) for name in self._inputs]
             return [output.numpy() for output in self._method.execute(given)]
 
@@ -57,10 +52,25 @@ class ExecuTorch(Exporter):
     """
 
     suffix: ClassVar[str] = ".pte"
+    DISTRIBUTIONS: ClassVar[tuple[str, ...]] = ("executorch",)
+
+    @classmethod
+    def import_library(cls) -> None:
+        try:
+            import executorch.extension.pybindings.portable_lib
+            import executorch.runtime  # noqa: F401
+            import torch  # noqa: F401
+        except ImportError as error:
+            raise MissingExtra("executorch", "executorch") from error
 
     def build(self, source: Source, engine: Path) -> BuildFacts:
+        import torch
+
         network = source.network()
-        with quiet(), faults(StageError, f"ExecuTorch cannot convert {source.model.name}"):
+        with (
+            silenced(),
+            library_errors_as(StageError, f"ExecuTorch cannot convert {source.model.name}"),
+        ):
             try:
                 from executorch.backends.xnnpack.partition.xnnpack_partitioner import (
                     XnnpackPartitioner,
@@ -76,7 +86,9 @@ class ExecuTorch(Exporter):
         return BuildFacts(remarks=remarks)
 
     def open(self, engine: Path) -> ExecuTorchSession:
-        with faults(DeviceError, f"ExecuTorch cannot load {engine.name}"):
+        from executorch.runtime import Runtime
+
+        with library_errors_as(DeviceError, f"ExecuTorch cannot load {engine.name}"):
             _use_threads(self.threads)
             session = ExecuTorchSession(Runtime.get().load_program(engine.read_bytes()))
         _OPEN.add(session)
@@ -86,13 +98,15 @@ class ExecuTorch(Exporter):
         return versions(("executorch", "torch"))
 
 
-def _tensor(array: Array) -> torch.Tensor:
-    """Torch warns of arrays that cannot be written to."""
+def _tensor(array: Array) -> "torch.Tensor":
+    """The array as a tensor; torch warns of arrays that cannot be written to."""
+    import torch
+
     return torch.from_numpy(np.require(array, requirements=["C", "W"]))
 
 
 def _remarks(graph: "Graph") -> tuple[str, ...]:
-    """What XNNPACK does not run."""
+    """The operators that XNNPACK does not run."""
     called = [node.target for node in graph.nodes if node.op == "call_function"]
     names = [getattr(target, "__name__", str(target)) for target in called]
     left = [name for name in names if name not in ("executorch_call_delegate", "getitem")]
@@ -103,7 +117,13 @@ def _remarks(graph: "Graph") -> tuple[str, ...]:
 
 
 def _use_threads(count: int) -> None:
-    """Open engines hold the pool, and a new one takes it from under them: the process dies."""
+    """Give the process's pool so many threads.
+
+    Open engines hold the pool, and a new one takes it from under them: the process dies. Raises
+    DeviceError instead.
+    """
+    from executorch.extension.pybindings import portable_lib
+
     if portable_lib._threadpool_get_thread_count() == count:
         return
     if _OPEN:

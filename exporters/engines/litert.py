@@ -1,27 +1,36 @@
 """LiteRT, formerly TensorFlow Lite, on the CPU: XNNPACK runs what it can, as on a phone."""
 
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from exporters.board.library_calls import faults, quiet
+from exporters.board.library_calls import library_errors_as, silenced
 from exporters.exporter import BuildFacts, Exporter, Source
 from profiles.errors import DeviceError, MissingExtra, StageError
 from profiles.machine.facts import versions
 
-try:
-    from exporters.board.sessions.litert import LiteRtSession, open_engine
-except ImportError as error:
-    raise MissingExtra("ai-edge-litert", "litert") from error
+if TYPE_CHECKING:
+    from exporters.board.sessions.litert import LiteRtSession
 
 
 class LiteRt(Exporter):
     """LiteRT with its XNNPACK delegate, for a batch of one."""
 
     suffix: ClassVar[str] = ".tflite"
+    DISTRIBUTIONS: ClassVar[tuple[str, ...]] = ("ai-edge-litert",)
+
+    @classmethod
+    def import_library(cls) -> None:
+        try:
+            import exporters.board.sessions.litert  # noqa: F401
+        except ImportError as error:
+            raise MissingExtra("ai-edge-litert", "litert") from error
 
     def build(self, source: Source, engine: Path) -> BuildFacts:
         network = source.network()
-        with quiet(), faults(StageError, f"LiteRT cannot convert {source.model.name}"):
+        with (
+            silenced(),
+            library_errors_as(StageError, f"LiteRT cannot convert {source.model.name}"),
+        ):
             try:
                 import litert_torch
                 import torch
@@ -32,8 +41,10 @@ class LiteRt(Exporter):
         engine.write_bytes(content)
         return BuildFacts()
 
-    def open(self, engine: Path) -> LiteRtSession:
-        with faults(DeviceError, f"LiteRT cannot load {engine.name}"):
+    def open(self, engine: Path) -> "LiteRtSession":
+        from exporters.board.sessions.litert import open_engine
+
+        with library_errors_as(DeviceError, f"LiteRT cannot load {engine.name}"):
             return open_engine(str(engine), self)
 
     def environment(self) -> dict[str, str]:

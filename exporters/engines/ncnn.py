@@ -6,27 +6,17 @@ import tempfile
 import warnings
 from dataclasses import asdict
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from exporters.board.archive import pack
-from exporters.board.library_calls import faults
+from exporters.board.library_calls import library_errors_as
 from exporters.exporter import BuildFacts, Exporter, Source
 from profiles.device import Precision
 from profiles.errors import DeviceError, MissingExtra, StageError
 from profiles.machine.facts import versions
 
-try:
-    from exporters.board.sessions.ncnn import (
-        GRAPH,
-        SHAPES,
-        WEIGHTS,
-        NcnnSession,
-        Shapes,
-        loaded,
-        open_engine,
-    )
-except ImportError as error:
-    raise MissingExtra("ncnn", "ncnn") from error
+if TYPE_CHECKING:
+    from exporters.board.sessions.ncnn import NcnnSession, Shapes
 
 
 class Ncnn(Exporter):
@@ -34,8 +24,18 @@ class Ncnn(Exporter):
 
     suffix: ClassVar[str] = ".ncnn.zip"
     PRECISIONS: ClassVar[tuple[Precision, ...]] = ("fp32", "fp16")
+    DISTRIBUTIONS: ClassVar[tuple[str, ...]] = ("ncnn",)
+
+    @classmethod
+    def import_library(cls) -> None:
+        try:
+            import exporters.board.sessions.ncnn  # noqa: F401
+        except ImportError as error:
+            raise MissingExtra("ncnn", "ncnn") from error
 
     def build(self, source: Source, engine: Path) -> BuildFacts:
+        from exporters.board.sessions.ncnn import GRAPH, SHAPES, WEIGHTS, loaded
+
         try:
             import pnnx
         except ImportError as error:
@@ -47,26 +47,29 @@ class Ncnn(Exporter):
             from exporters.parity import feeds_of
 
             to_fp16(open_onnx(source.model), feeds_of(source.calibration, False))
-        with faults(StageError, f"ncnn cannot build {source.model.name}"):
+        with library_errors_as(StageError, f"ncnn cannot build {source.model.name}"):
             graph, weights, shapes = _converted(pnnx.EXEC_PATH, source, self.precision)
             session = loaded(graph, weights, shapes, self.threads, self.precision)
             session.run({session.inputs[0].name: source.calibration[:1]})
-        told = json.dumps(asdict(shapes), separators=(",", ":")).encode()
-        files = {GRAPH: graph, WEIGHTS: weights, SHAPES: told}
-        engine.write_bytes(pack(files))
+        shapes_json = json.dumps(asdict(shapes), separators=(",", ":")).encode()
+        engine.write_bytes(pack({GRAPH: graph, WEIGHTS: weights, SHAPES: shapes_json}))
         return BuildFacts(layers=len(session.net.layers()), weights_bytes=len(weights))
 
-    def open(self, engine: Path) -> NcnnSession:
-        with faults(DeviceError, f"ncnn cannot load {engine.name}"):
+    def open(self, engine: Path) -> "NcnnSession":
+        from exporters.board.sessions.ncnn import open_engine
+
+        with library_errors_as(DeviceError, f"ncnn cannot load {engine.name}"):
             return open_engine(str(engine), self)
 
     def environment(self) -> dict[str, str]:
         return versions(("ncnn", "pnnx", "torch"))
 
 
-def _converted(pnnx: str, source: Source, precision: Precision) -> tuple[bytes, bytes, Shapes]:
+def _converted(pnnx: str, source: Source, precision: Precision) -> tuple[bytes, bytes, "Shapes"]:
     """The network as ncnn's graph and weights. Raises StageError with pnnx's words."""
     import torch
+
+    from exporters.board.sessions.ncnn import GRAPH, WEIGHTS, Shapes
 
     network, given = source.network(), torch.from_numpy(source.calibration[:1])
     with warnings.catch_warnings(), torch.no_grad(), tempfile.TemporaryDirectory() as folder:
@@ -82,7 +85,7 @@ def _converted(pnnx: str, source: Source, precision: Precision) -> tuple[bytes, 
         graph, weights = (Path(folder, name).read_bytes() for name in (GRAPH, WEIGHTS))
     kinds = {line.split()[0] for line in graph.decode().splitlines()[2:]}
     # What pnnx could not convert keeps its name in torch, "aten::sort" or "torch.sort".
-    foreign = sorted(kind for kind in kinds if "." in kind or "::" in kind)
-    if foreign:
-        raise StageError(f"there is no layer for {', '.join(foreign)}")
+    unsupported = sorted(kind for kind in kinds if "." in kind or "::" in kind)
+    if unsupported:
+        raise StageError(f"there is no layer for {', '.join(unsupported)}")
     return graph, weights, shapes

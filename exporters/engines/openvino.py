@@ -2,26 +2,19 @@
 
 import tempfile
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from exporters.board.archive import pack
-from exporters.board.library_calls import faults
-from exporters.exporter import BuildFacts, Exporter, Source
+from exporters.board.library_calls import library_errors_as
+from exporters.exporter import BuildFacts, Exporter, Int8Format, Source
 from profiles.device import Precision
 from profiles.errors import DeviceError, MissingExtra, StageError
 from profiles.machine.facts import versions
 
-try:
-    from exporters.board.sessions.openvino import (
-        GRAPH,
-        WEIGHTS,
-        OpenVinoSession,
-        compiled,
-        layer_times_ms,
-        open_engine,
-    )
-except ImportError as error:
-    raise MissingExtra("openvino", "openvino") from error
+if TYPE_CHECKING:
+    from exporters.board.sessions.openvino import OpenVinoSession
+
+INT8 = Int8Format(unsigned_activations=True, quantised_bias=False)
 
 
 class OpenVino(Exporter):
@@ -29,25 +22,37 @@ class OpenVino(Exporter):
 
     suffix: ClassVar[str] = ".openvino.zip"
     PRECISIONS: ClassVar[tuple[Precision, ...]] = ("fp32", "fp16", "int8")
+    DISTRIBUTIONS: ClassVar[tuple[str, ...]] = ("openvino",)
+
+    @classmethod
+    def import_library(cls) -> None:
+        try:
+            import exporters.board.sessions.openvino  # noqa: F401
+        except ImportError as error:
+            raise MissingExtra("openvino", "openvino") from error
 
     def build(self, source: Source, engine: Path) -> BuildFacts:
-        # These need onnx, which running does not.
-        from exporters.graph.int8 import Style
+        from exporters.board.sessions.openvino import GRAPH, WEIGHTS, compiled
+
+        # This needs onnx, which running does not.
         from exporters.graph.precision import at_precision
 
-        style = Style(unsigned_activations=True, quantised_bias=False)
-        model, remarks = at_precision(source, self.precision, style)
-        with faults(StageError, f"OpenVINO cannot build {source.model.name}"):
+        model, remarks = at_precision(source, self.precision, INT8)
+        with library_errors_as(StageError, f"OpenVINO cannot build {source.model.name}"):
             graph, weights = _converted(model.SerializeToString())
             compiled(graph, weights, self.threads)  # an op may be read and yet have no kernel
         engine.write_bytes(pack({GRAPH: graph, WEIGHTS: weights}))
         return BuildFacts(weights_bytes=len(weights), remarks=remarks)
 
-    def open(self, engine: Path) -> OpenVinoSession:
-        with faults(DeviceError, f"OpenVINO cannot load {engine.name}"):
+    def open(self, engine: Path) -> "OpenVinoSession":
+        from exporters.board.sessions.openvino import open_engine
+
+        with library_errors_as(DeviceError, f"OpenVINO cannot load {engine.name}"):
             return open_engine(str(engine), self)
 
     def layer_times_ms(self, engine: Path, batch: int) -> dict[str, float]:
+        from exporters.board.sessions.openvino import layer_times_ms
+
         return layer_times_ms(str(engine), self, batch)
 
     def environment(self) -> dict[str, str]:
@@ -59,6 +64,8 @@ def _converted(model: bytes) -> tuple[bytes, bytes]:
     """A serialised ONNX model as graph and weights in OpenVINO's format."""
     # Not before the session's module, which knows what has to be done first.
     import openvino
+
+    from exporters.board.sessions.openvino import GRAPH, WEIGHTS
 
     network = openvino.Core().read_model(model=model)
     # It numbers nodes through the life of a process, and orders the file by their names.

@@ -3,59 +3,65 @@ unless it is to be portable.
 """
 
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from exporters.board.library_calls import faults
-from exporters.exporter import BuildFacts, Fitted, Prepared, Source
+from exporters.board.library_calls import library_errors_as
+from exporters.exporter import BuildFacts, HostFittedExporter, Int8Format, PreparedModel, Source
 from profiles.device import Precision
 from profiles.errors import DeviceError, MissingExtra, StageError
 from profiles.machine.facts import cpu_name, versions
 
-try:
-    from exporters.board.sessions.ort import (
-        OrtSession,
-        build_engine,
-        layer_times_ms,
-        open_engine,
-    )
-except ImportError as error:
-    raise MissingExtra("onnxruntime", "ort") from error
+if TYPE_CHECKING:
+    from exporters.board.sessions.ort import OrtSession
+
+INT8 = Int8Format(unsigned_activations=True, quantised_bias=True)
 
 
-class Ort(Fitted):
+class Ort(HostFittedExporter):
     """ONNX Runtime, CPU provider; what is optimised for one processor is so at build time, or for
     a portable engine each time it is opened.
     """
 
     suffix: ClassVar[str] = ".onnx"
     PRECISIONS: ClassVar[tuple[Precision, ...]] = ("fp32", "fp16", "int8")
+    DISTRIBUTIONS: ClassVar[tuple[str, ...]] = ("onnxruntime", "onnxruntime-gpu")
 
-    def prepared(self, source: Source) -> Prepared:
-        # These need onnx, which running does not.
-        from exporters.graph.int8 import Style
+    @classmethod
+    def import_library(cls) -> None:
+        try:
+            import exporters.board.sessions.ort  # noqa: F401
+        except ImportError as error:
+            raise MissingExtra("onnxruntime", "ort") from error
+
+    def prepare(self, source: Source) -> PreparedModel:
+        # This needs onnx, which running does not.
         from exporters.graph.precision import at_precision
 
-        style = Style(unsigned_activations=True, quantised_bias=True)
-        model, remarks = at_precision(source, self.precision, style)
+        model, remarks = at_precision(source, self.precision, INT8)
         if self.precision == "fp16":
             remarks = (*remarks, "ONNX Runtime has no fp16 kernels for CPUs: computed at fp32")
-        return Prepared(model.SerializeToString(), remarks)
+        return PreparedModel(model.SerializeToString(), remarks)
 
     def build(self, source: Source, engine: Path) -> BuildFacts:
+        from exporters.board.sessions.ort import build_engine
         from exporters.graph.canonical import canonical
 
-        given = self.prepared(source)
-        with faults(StageError, f"ONNX Runtime cannot build {source.model.name}"):
-            build_engine(given.model, str(engine), self)
+        prepared = self.prepare(source)
+        with library_errors_as(StageError, f"ONNX Runtime cannot build {source.model.name}"):
+            build_engine(prepared.model, str(engine), self)
         # ONNX Runtime orders and names the nodes it adds anew in every process.
         engine.write_bytes(canonical(engine.read_bytes()))
-        return BuildFacts(remarks=given.remarks)
+        return BuildFacts(remarks=prepared.remarks)
 
-    def open(self, engine: Path) -> OrtSession:
-        with faults(DeviceError, f"ONNX Runtime cannot load {engine.name}"):
+    def open(self, engine: Path) -> "OrtSession":
+        from exporters.board.sessions.ort import open_engine
+
+        with library_errors_as(DeviceError, f"ONNX Runtime cannot load {engine.name}"):
             return open_engine(str(engine), self)
 
     def layer_times_ms(self, engine: Path, batch: int) -> dict[str, float]:
+        from exporters.board.sessions.ort import layer_times_ms
+
         return layer_times_ms(str(engine), self, batch)
 
     def environment(self) -> dict[str, str]:

@@ -3,18 +3,19 @@ is opened.
 """
 
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-import onnxruntime
-
-from exporters.board.library_calls import faults
-from exporters.board.sessions.ort import OrtSession
-from exporters.exporter import BuildFacts, Exporter, Source
+from exporters.board.library_calls import library_errors_as
+from exporters.exporter import BuildFacts, Exporter, Int8Format, Source
 from profiles.device import Precision
-from profiles.errors import DeviceError
+from profiles.errors import DeviceError, MissingExtra
 from profiles.machine.facts import versions
 
+if TYPE_CHECKING:
+    from exporters.board.sessions.ort import OrtSession
+
 PROVIDER = "CUDAExecutionProvider"
+INT8 = Int8Format(unsigned_activations=False, quantised_bias=False)
 
 
 class OrtCuda(Exporter):
@@ -22,31 +23,44 @@ class OrtCuda(Exporter):
 
     suffix: ClassVar[str] = ".cuda.onnx"
     PRECISIONS: ClassVar[tuple[Precision, ...]] = ("fp32", "fp16")
+    ON_GPU: ClassVar[bool] = True
+    DISTRIBUTIONS: ClassVar[tuple[str, ...]] = ("onnxruntime", "onnxruntime-gpu")
+
+    @classmethod
+    def import_library(cls) -> None:
+        try:
+            import exporters.board.sessions.ort  # noqa: F401
+        except ImportError as error:
+            raise MissingExtra("onnxruntime", "ort") from error
 
     def build(self, source: Source, engine: Path) -> BuildFacts:
-        # These need onnx, which running does not.
-        from exporters.graph.int8 import Style
+        # This needs onnx, which running does not.
         from exporters.graph.precision import at_precision
 
-        style = Style(unsigned_activations=False, quantised_bias=False)
-        model, remarks = at_precision(source, self.precision, style)
+        model, remarks = at_precision(source, self.precision, INT8)
         engine.write_bytes(model.SerializeToString(deterministic=True))
         return BuildFacts(remarks=remarks)
 
-    def open(self, engine: Path) -> OrtSession:
-        if self.obstacle():
-            raise DeviceError(f"cannot open {engine.name}: {self.obstacle()}")
+    def open(self, engine: Path) -> "OrtSession":
+        import onnxruntime
+
+        from exporters.board.sessions.ort import OrtSession
+
+        if reason := self.unavailable_reason():
+            raise DeviceError(f"cannot open {engine.name}: {reason}")
         options = onnxruntime.SessionOptions()
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         options.log_severity_level = 3
-        with faults(DeviceError, f"ONNX Runtime cannot load {engine.name} on the GPU"):
+        with library_errors_as(DeviceError, f"ONNX Runtime cannot load {engine.name} on the GPU"):
             session = onnxruntime.InferenceSession(str(engine), options, providers=[PROVIDER])
         return OrtSession(session, PROVIDER)
 
     def environment(self) -> dict[str, str]:
         return {**versions(("onnxruntime", "onnxruntime-gpu")), "provider": PROVIDER}
 
-    def obstacle(self) -> str:
+    def unavailable_reason(self) -> str:
+        import onnxruntime
+
         if PROVIDER in onnxruntime.get_available_providers():
             return ""
         return f"the installed ONNX Runtime has no {PROVIDER}: onnxruntime-gpu has it"

@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from exporters.board.library_calls import faults
-from exporters.exporter import BuildFacts, Fitted, Prepared, Source
+from exporters.board.library_calls import library_errors_as
+from exporters.board.session import UNTIMED_BATCH
+from exporters.exporter import BuildFacts, HostFittedExporter, Int8Format, PreparedModel, Source
 from profiles.device import Precision
 from profiles.errors import DeviceError, StageError
 from profiles.machine import gpu
@@ -13,8 +14,10 @@ from profiles.machine.facts import versions
 if TYPE_CHECKING:
     from exporters.board.sessions.trt import TrtSession
 
+INT8 = Int8Format(unsigned_activations=False, quantised_bias=False)
 
-class Trt(Fitted):
+
+class Trt(HostFittedExporter):
     """Strongly typed networks: the precision is the ONNX model's.
 
     TensorRT is imported where it is needed: a model can be prepared for a board without it.
@@ -22,28 +25,35 @@ class Trt(Fitted):
 
     suffix: ClassVar[str] = ".engine"
     PRECISIONS: ClassVar[tuple[Precision, ...]] = ("fp32", "fp16", "int8")
+    ON_GPU: ClassVar[bool] = True
+    LARGEST_BATCH: ClassVar[int | None] = UNTIMED_BATCH
+    DISTRIBUTIONS: ClassVar[tuple[str, ...]] = (
+        "tensorrt",
+        "tensorrt-cu12",
+        "tensorrt-cu13",
+        "tensorrt-rtx-cu13-bindings",
+        "onnxruntime-ep-nv-tensorrt-rtx-cu13",
+    )
 
-    def prepared(self, source: Source) -> Prepared:
-        # These need onnx, which running does not.
-        from exporters.graph.int8 import Style
+    def prepare(self, source: Source) -> PreparedModel:
+        # This needs onnx, which running does not.
         from exporters.graph.precision import at_precision
 
-        style = Style(unsigned_activations=False, quantised_bias=False)
-        model, remarks = at_precision(source, self.precision, style)
-        return Prepared(model.SerializeToString(), remarks)
+        model, remarks = at_precision(source, self.precision, INT8)
+        return PreparedModel(model.SerializeToString(), remarks)
 
     def build(self, source: Source, engine: Path) -> BuildFacts:
         from exporters.board.sessions.trt import build_engine
 
-        given = self.prepared(source)
-        with faults(StageError, f"TensorRT cannot build {source.model.name}"):
-            facts = build_engine(given.model, str(engine), self)
-        return BuildFacts(**facts, remarks=given.remarks)
+        prepared = self.prepare(source)
+        with library_errors_as(StageError, f"TensorRT cannot build {source.model.name}"):
+            facts = build_engine(prepared.model, str(engine), self)
+        return BuildFacts(**facts, remarks=prepared.remarks)
 
     def open(self, engine: Path) -> "TrtSession":
         from exporters.board.sessions.trt import open_engine
 
-        with faults(DeviceError, f"cannot open {engine.name}"):
+        with library_errors_as(DeviceError, f"cannot open {engine.name}"):
             return open_engine(str(engine), self)
 
     def environment(self) -> dict[str, str]:
@@ -57,5 +67,5 @@ class Trt(Fitted):
             "gpu": here or "none",
         }
 
-    def obstacle(self) -> str:
+    def unavailable_reason(self) -> str:
         return gpu.obstacle(self.compute_capability)

@@ -11,12 +11,12 @@ class LayerCost(Spec):
     """One operator with weights, or one product of two values."""
 
     name: str
-    """Of its weight, or else of the node."""
+    """The name of its weight, or else of its node."""
     op: str
     macs: NonNegativeInt
-    """Of one sample."""
+    """The multiply-accumulates of one sample."""
     channels: NonNegativeInt
-    """Of its output."""
+    """The channels of its output."""
 
 
 @dataclass(frozen=True)

@@ -17,32 +17,23 @@ from onnxruntime.quantization import (
 )
 
 from exporters.arrays import FloatArray
-from exporters.board.library_calls import quiet
+from exporters.board.library_calls import silenced
+from exporters.exporter import Int8Format
 from exporters.graph.reference import plain_network
 from profiles.errors import StageError
 
 log = logging.getLogger("slimgate")
 
 FEWEST = 8
-"""Calibration inputs; half of them judge the ranges that the others give."""
+"""The least number of calibration inputs; half of them judge the ranges that the others give."""
 METHODS = {
     "minmax": CalibrationMethod.MinMax,
     "percentile": CalibrationMethod.Percentile,
     "entropy": CalibrationMethod.Entropy,
 }
-PAYS = 0.9
-"""First and last layer stay fp32 if that leaves less than this part of the error."""
+ENDS_GAIN = 0.9
+"""The first and the last layer stay fp32 if that leaves less than this part of the error."""
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-
-
-@dataclass(frozen=True)
-class Style:
-    """What a runtime's integer kernels take."""
-
-    unsigned_activations: bool
-    """ONNX Runtime on x86 is three times as fast with them; TensorRT takes signed only."""
-    quantised_bias: bool
-    """As int32; TensorRT refuses it."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +43,7 @@ class Quantised:
     model: onnx.ModelProto
     method: str
     error: float
-    """Squared error over the variance of the outputs, on inputs that gave no range."""
+    """The mean squared error over the variance of the outputs, on inputs that gave no range."""
 
 
 class _Reader(CalibrationDataReader):  # type: ignore[misc]
@@ -67,7 +58,7 @@ class _Reader(CalibrationDataReader):  # type: ignore[misc]
         return next(self._feeds, None)
 
 
-def to_int8(model: onnx.ModelProto, calibration: FloatArray, style: Style) -> Quantised:
+def to_int8(model: onnx.ModelProto, calibration: FloatArray, int8_format: Int8Format) -> Quantised:
     """Quantise weights per channel and activations per tensor.
 
     Ranges come from half of `calibration` [n, ...] by minimum and maximum, percentile and
@@ -82,7 +73,7 @@ def to_int8(model: onnx.ModelProto, calibration: FloatArray, style: Style) -> Qu
     variance = float(wanted.var()) or 1.0
 
     def tried(method: str, excluded: Sequence[str]) -> Quantised:
-        found = _quantised(model, fitted, METHODS[method], excluded, style)
+        found = _quantised(model, fitted, METHODS[method], excluded, int8_format)
         network = plain_network(found.SerializeToString())
         got = np.concatenate([network(held[i : i + 1]) for i in range(len(held))])
         error = float(np.square(got.astype(np.float64) - wanted).mean()) / variance
@@ -95,7 +86,7 @@ def to_int8(model: onnx.ModelProto, calibration: FloatArray, style: Style) -> Qu
     ends = list(dict.fromkeys([*weighted[:1], *weighted[-1:]]))
     if len(weighted) > len(ends):
         kept = tried(best.method, ends)
-        best = kept if _error(kept) < PAYS * _error(best) else best
+        best = kept if _error(kept) < ENDS_GAIN * _error(best) else best
     if not np.isfinite(best.error):
         raise StageError("every int8 calibration gives NaN or infinity; use fp32 or fp16")
     return best
@@ -110,12 +101,12 @@ def _quantised(
     inputs: FloatArray,
     method: CalibrationMethod,
     excluded: Sequence[str],
-    style: Style,
+    int8_format: Int8Format,
 ) -> onnx.ModelProto:
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    kind = QuantType.QUInt8 if style.unsigned_activations else QuantType.QInt8
-    with tempfile.TemporaryDirectory() as folder, quiet():
+    kind = QuantType.QUInt8 if int8_format.unsigned_activations else QuantType.QInt8
+    with tempfile.TemporaryDirectory() as folder, silenced():
         path = Path(folder) / "int8.onnx"
         try:
             quantize_static(
@@ -129,9 +120,9 @@ def _quantised(
                 calibrate_method=method,
                 nodes_to_exclude=list(excluded),
                 extra_options={
-                    "ActivationSymmetric": not style.unsigned_activations,
+                    "ActivationSymmetric": not int8_format.unsigned_activations,
                     "WeightSymmetric": True,
-                    "QuantizeBias": style.quantised_bias,
+                    "QuantizeBias": int8_format.quantised_bias,
                 },
             )
             found: onnx.ModelProto = onnx.ModelProto.FromString(path.read_bytes())

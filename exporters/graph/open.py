@@ -11,10 +11,11 @@ import onnx
 from profiles.errors import ConfigError, IntegrityError
 
 MAX_MODEL_BYTES = (1 << 31) - 1
-"""Protobuf's own limit."""
+"""The largest file that protobuf reads."""
 MAX_NODES = 100_000
-"""With functions put in the place of their calls, as the checker does. Each may call another
-twice: forty functions are 2 ** 40 nodes."""
+"""The most nodes of a model, with functions put in the place of their calls, as the checker does.
+Each may call another twice: forty functions are 2 ** 40 nodes.
+"""
 
 
 def open_onnx(path: Path) -> onnx.ModelProto:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from exporters.arrays import Array, FloatArray
-from exporters.board.library_calls import faults
+from exporters.board.library_calls import library_errors_as
 from exporters.exporter import call_one
 from exporters.parity import Network
 from profiles.errors import MissingExtra, StageError
@@ -39,6 +39,6 @@ def plain_outputs(model: bytes) -> Callable[[FloatArray], dict[str, Array]]:
 
 
 def _plain(model: bytes) -> onnxruntime.InferenceSession:
-    with faults(StageError, "ONNX Runtime cannot load the model"):
+    with library_errors_as(StageError, "ONNX Runtime cannot load the model"):
         options = options_of(1, Level.ORT_DISABLE_ALL)
         return onnxruntime.InferenceSession(model, options, providers=[PROVIDER])

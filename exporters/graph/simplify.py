@@ -12,19 +12,21 @@ from exporters.parity import Parity, compare, require
 from profiles.errors import StageError
 
 LARGEST = 1 << 30
-"""Bytes of a model: near the 2 GiB that protobuf holds, onnxsim ends the process."""
+"""The most bytes of a model that is given to simplifiers: near the 2 GiB that protobuf holds,
+onnxsim ends the process.
+"""
 
 
 @dataclass(frozen=True)
 class Simplified:
-    """The leanest of the models, whose it is, and how near it is to the one before."""
+    """The leanest of the models, which simplifier gave it, and how near it is to the one before."""
 
     model: onnx.ModelProto
     method: str
-    """`none` where no simplifier made it smaller."""
+    """The simplifier's name, `none` where no simplifier made it smaller."""
     parity: Parity
     refused: tuple[str, ...]
-    """What was held against the others."""
+    """The reasons why the other simplifiers' results were not taken."""
 
 
 def simplify(model: onnx.ModelProto, feeds: list[FloatArray]) -> Simplified:

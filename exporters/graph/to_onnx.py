@@ -12,14 +12,14 @@ import torch
 from torch import nn
 
 from exporters.arrays import FloatArray
-from exporters.board.library_calls import quiet
+from exporters.board.library_calls import silenced
 from exporters.graph.reference import plain_network
 from exporters.parity import Network, Parity, compare, require
 from profiles.errors import StageError
 
 Method = Literal["dynamo", "torchscript"]
 METHODS: tuple[Method, ...] = get_args(Method)
-"""In the order in which they are tried."""
+"""torch's exporters, in the order in which they are tried."""
 
 INPUT, OUTPUT = "input", "output"
 
@@ -32,7 +32,7 @@ class Exported:
     method: Method
     parity: Parity
     refused: tuple[str, ...]
-    """What the exporters tried before had against the network."""
+    """The reasons why the exporters that were tried before gave nothing."""
 
 
 def to_onnx(
@@ -121,7 +121,7 @@ def _dynamo(network: nn.Module, example: torch.Tensor, opset: int, dynamic_batch
     # torch.export takes a dimension of 1 for a constant, so a free batch is shown as 2.
     args = (torch.cat([example, example]) if dynamic_batch else example,)
     shapes = ({0: torch.export.Dim("batch", min=1, max=1024)},) if dynamic_batch else None
-    with quiet():
+    with silenced():
         program = torch.onnx.export(
             network,
             args,
@@ -144,7 +144,7 @@ def _torchscript(
 ) -> bytes:
     # It prints the graph when it fails, and stdout is for results only.
     torch._C._jit_set_onnx_log_output_stream("stderr")
-    with quiet(), tempfile.TemporaryDirectory() as folder:
+    with silenced(), tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         torch.onnx.export(
             network,

@@ -9,25 +9,24 @@ from pathlib import Path
 
 import numpy as np
 
-from exporters.exporter import Exporter, runtime
+from exporters.exporter import exporter_class, runtime, runtime_names
 from exporters.worker import EngineFile
 from pipeline.flow import Flow
 from pipeline.measure.places import ThisMachine
 from pipeline.measure.sessions import EnginePair, score_engine, time_engines, timing_of
 from pipeline.report.text import aligned
 from pipeline.stages.build import Build
-from profiles.device import Precision
+from profiles.device import DEFAULT_ENGINE, Precision
 from profiles.errors import ConfigError, MissingExtra, SlimgateError
-from profiles.gate import MAX_CONTROL_ERROR, control_error
 from profiles.measurement import MIB, time_ratio
-from profiles.plugins import plugin, plugin_names
+from profiles.requirements import MAX_CONTROL_ERROR, control_error
 from profiles.statistics import Interval
 
 log = logging.getLogger("slimgate")
 
 ALL = "all"
-REFERENCE: tuple[str, Precision] = ("ort", "fp32")
-"""What the others are timed beside."""
+REFERENCE: tuple[str, Precision] = (DEFAULT_ENGINE, "fp32")
+"""The runtime and precision that the others are timed beside."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ class Compared:
 
 def engines_named(names: str) -> tuple[str, ...]:
     """`all` or names with commas between. Raises ConfigError for one that there is not."""
-    known = plugin_names("exporters.engines")
+    known = runtime_names()
     asked = known if names == ALL else tuple(name.strip() for name in names.split(","))
     for name in asked:
         if name not in known:
@@ -67,12 +66,11 @@ def compare(flow: Flow, names: Sequence[str]) -> Iterator[Compared]:
     beside = build.engine_file(flow.built_by(build).path)
     for name in sorted(names, key=lambda name: (name != REFERENCE[0], name)):
         try:
-            kind = plugin("exporters.engines", name, Exporter)  # type: ignore[type-abstract]
             runtime(name).environment()  # some look for their library only then
         except MissingExtra as missing:
             yield Compared(name, "fp32", "refused", str(missing))
             continue
-        for precision in kind.PRECISIONS:
+        for precision in exporter_class(name).PRECISIONS:
             yield _compared(flow, name, precision, beside)
 
 

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from profiles.device import device_names, load_device
-from profiles.errors import ConfigError
+from pipeline.commands.outputs import write_new
+from profiles.device import DEFAULT_ENGINE, device_names, load_device
 from profiles.host import Host, this_host
 
 app = typer.Typer(invoke_without_command=True, help="List, show and write device profiles.")
@@ -35,7 +35,7 @@ def probed(host: Host, flags: str) -> str:
     lines = [f"{key} = {json.dumps(value)}" for key, value in identity.items() if value]
     multiple = 16 if "avx512f" in flags.split() else 8
     return f"""description = {json.dumps(f"{host.model or host.machine}, {host.cores} processors")}
-engine = "ort"                 # slimgate list
+engine = {json.dumps(DEFAULT_ENGINE):<22}# slimgate list
 precision = "fp32"
 threads = 1                    # several make latencies wall time, and every ratio of them
 batch = 1
@@ -83,9 +83,5 @@ def probe(
 ) -> None:
     """Write a profile of this very machine."""
     text = probed(this_host(()), cpu_flags())
-    try:
-        with path.open("x", encoding="utf-8") as file:
-            file.write(text)
-    except OSError as error:
-        raise ConfigError(f"{path}: not written ({error.strerror})") from error
+    write_new(path, text)
     typer.echo(f'wrote {path}; edit it, then in a recipe: target.device = "{path}"')

@@ -1,17 +1,18 @@
 """What is installed and really runs: every library imported, every runtime given a network."""
 
 import importlib
+import json
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from exporters.exporter import Source, call_one, runtime
-from profiles.device import EngineOptions
+from exporters.exporter import Source, call_one, runtime, runtime_names
+from profiles.device import DEFAULT_ENGINE, EngineOptions
 from profiles.machine.facts import cpu_name, versions
-from profiles.plugins import plugin_names
 
 if TYPE_CHECKING:
     from torch import nn
@@ -29,10 +30,8 @@ LIBRARIES = (
     ("onnxslim", "onnxslim", "torch", False),
 )
 """Distribution, module, the extra that installs it, and whether `slimgate run` needs it."""
-
-
 CAPABILITY = "8.6"
-"""Of the GPU that TensorRT-RTX is asked to build for; it needs none to do so."""
+"""The compute capability that engines are built for where they can be built without a GPU."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +47,23 @@ class Finding:
 def examine() -> list[Finding]:
     """Look at the processor, the libraries and the runtimes of this machine."""
     libraries = [_library(*row) for row in LIBRARIES]
-    engines = [_engine(name) for name in plugin_names("exporters.engines")]
+    engines = [_engine(name) for name in runtime_names()]
     return [Finding("processor", True, True, cpu_name()), *libraries, *engines]
+
+
+def findings_text(findings: Sequence[Finding]) -> str:
+    """A line for each finding."""
+    lines = []
+    for finding in findings:
+        mark = "ok" if finding.ok else "MISSING" if finding.needed else "absent"
+        lines.append(f"{mark:8}{finding.name:18}{finding.found}")
+    return "\n".join(lines)
+
+
+def findings_json(findings: Sequence[Finding]) -> str:
+    """One versioned object."""
+    rows = [{"name": f.name, "ok": f.ok, "needed": f.needed, "found": f.found} for f in findings]
+    return json.dumps({"schema_version": 1, "findings": rows}, indent=1)
 
 
 def _library(name: str, module: str, extra: str, needed: bool) -> Finding:
@@ -81,15 +95,15 @@ def _engine(name: str) -> Finding:
             model, engine = Path(folder) / "model.onnx", Path(folder) / f"engine{exporter.suffix}"
             save(helper.make_model(graph, opset_imports=opset, ir_version=10), str(model))
             exporter.build(Source(model, zeros, _plus_one), engine)
-            if exporter.obstacle():
-                return Finding(f"engine {name}", True, False, f"builds; {exporter.obstacle()}")
+            if reason := exporter.unavailable_reason():
+                return Finding(f"engine {name}", True, False, f"builds; {reason}")
             answer = call_one(exporter.open(engine), zeros)
     except Exception as error:  # whatever is wrong is what doctor is there to tell
-        return Finding(f"engine {name}", False, name == "ort", str(error))
+        return Finding(f"engine {name}", False, name == DEFAULT_ENGINE, str(error))
     ok = bool(np.array_equal(answer, np.ones((1, 4))))
     found = "runs" if ok else "gives a wrong answer"
     on = ", ".join(f"{part} {version}" for part, version in exporter.environment().items())
-    return Finding(f"engine {name}", ok, name == "ort", f"{found}; {on}")
+    return Finding(f"engine {name}", ok, name == DEFAULT_ENGINE, f"{found}; {on}")
 
 
 def _plus_one() -> "nn.Module":

@@ -13,10 +13,10 @@ from exporters.exporter import Source, runtime
 from exporters.worker import EngineFile
 from pipeline.measure.places import Place, ThisMachine
 from pipeline.measure.sessions import EnginePair, Measure, Timing, time_engines
-from profiles.device import EngineOptions
+from profiles.device import DEFAULT_ENGINE, EngineOptions
 from profiles.errors import StageError
-from profiles.gate import MAX_CONTROL_ERROR, control_error
 from profiles.measurement import time_ratio, wall_ms
+from profiles.requirements import MAX_CONTROL_ERROR, control_error
 from profiles.statistics import Interval
 
 if TYPE_CHECKING:
@@ -118,10 +118,10 @@ def small_engine(folder: Path) -> EngineFile:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     save(model, str(folder / "model.onnx"))
     options = EngineOptions()
-    exporter = runtime("ort", options)
+    exporter = runtime(DEFAULT_ENGINE, options)
     path = folder / f"engine{exporter.suffix}"
     exporter.build(Source(folder / "model.onnx", np.zeros(shape, np.float32), _no_network), path)
-    return EngineFile(runtime="ort", options=options, path=str(path))
+    return EngineFile(runtime=DEFAULT_ENGINE, options=options, path=str(path))
 
 
 def _no_network() -> "nn.Module":

@@ -1,16 +1,16 @@
 """Where each layer's answer counts: after its batch norm, in the sum it joins, before a ReLU."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from pipeline.layers.follow import SAME, UNBOUNDED, Follow, Range, following
-from pipeline.layers.torch_calls import Function
-from pipeline.network.plan import BATCH_NORMS, CONVOLUTIONS
+from pipeline.layers.output_tracker import OutputTracker, tracking
+from pipeline.layers.torch_calls import UNBOUNDED, Call, Range, tensors_in
+from pipeline.network.layer_kinds import BatchNorm, LinearMap, kind_of
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class _Stage:
     kind: Literal["raw", "normed", "sum"]
 
 
-class _Discover(Follow):
+class _SiteFinder(OutputTracker):
     """Notes what becomes of each layer's output, and who reads it on its way."""
 
     def __init__(self) -> None:
@@ -87,57 +87,44 @@ class _Discover(Follow):
             return replace(site, reads=None)
         return site if self._reads[source.layer] == 1 else replace(site, reads=None)
 
-    def own(self, layers: tuple[str, ...], value: Tensor, summed: bool = False) -> None:
-        super().own(layers, value, summed)
+    def track(self, layers: tuple[str, ...], value: Tensor, summed: bool = False) -> None:
+        super().track(layers, value, summed)
         kind: Literal["raw", "normed", "sum"] = "sum" if summed else "raw"
         if not summed and layers[0] in self._norms:
             kind = "normed"
         self._stages[id(value)] = (value, _Stage(layers, kind))
 
-    def normed(self, layer: str, norm: str) -> None:
+    def on_batch_norm(self, layer: str, norm: str) -> None:
         self._norms[layer] = norm
         self._calls[norm] += 1
 
-    def added(self, layers: Sequence[str], result: Tensor) -> None:
+    def after_sum(self, layers: Sequence[str], result: Tensor) -> None:
         for layer in layers:
             self._sums[layer] = _Stage(tuple(layers), "sum")
 
-    def activated(self, value: object, limits: Range, result: Tensor) -> None:
+    def on_activation(self, value: Tensor, limits: Range, result: Tensor) -> None:
         stage = self._stages[id(value)][1]
         self._ranges[stage] = limits
         if len(stage.layers) == 1:
             self._makers[id(result)] = (result, stage.layers[0])
 
-    def __torch_function__(
-        self,
-        func: Function,
-        types: Sequence[type],
-        args: tuple[object, ...] = (),
-        kwargs: dict[str, object] | None = None,
-    ) -> object:
-        values = [*_flat(args), *(kwargs or {}).values()]
-        stages = [self._stages[id(value)][1] for value in values if id(value) in self._stages]
-        makers = [self._makers[id(value)][1] for value in values if id(value) in self._makers]
-        result = super().__torch_function__(func, types, args, kwargs)
-        name = getattr(func, "__name__", "")
-        if not isinstance(result, Tensor):  # a question for the shape
+    def on_call(self, call: Call) -> object:
+        stages = [self._stages[id(v)][1] for v in call.tensors if id(v) in self._stages]
+        makers = [self._makers[id(v)][1] for v in call.tensors if id(v) in self._makers]
+        for value in call.overwritten:
+            self._makers.pop(id(value), None)
+        result = super().on_call(call)
+        if not call.overwritten and next(tensors_in(result), None) is None:  # asks for the shape
             return result
-        if name in SAME and stages:
+        if call.returns_its_input and stages and isinstance(result, Tensor):
             self._stages[id(result)] = (result, stages[0])
             return result
         self._reads.update(stages)
         self._reads.update(makers)
-        if stages and args and result is args[0] and id(result) not in self._owners:
-            del self._stages[id(result)]
+        for value in call.overwritten:
+            if not self.is_tracked(value):
+                self._stages.pop(id(value), None)
         return result
-
-
-def _flat(values: tuple[object, ...]) -> Iterator[object]:
-    for value in values:
-        if isinstance(value, (list, tuple)):
-            yield from value
-        else:
-            yield value
 
 
 def find_sites(network: nn.Module, example: Tensor) -> dict[str, Site]:
@@ -145,33 +132,25 @@ def find_sites(network: nn.Module, example: Tensor) -> dict[str, Site]:
 
     Transposed convolutions are not among them. `network` is in eval mode.
     """
-    mode = _Discover()
-    modules = {
-        name: module
-        for name, module in network.named_modules()
-        if isinstance(module, (*CONVOLUTIONS, nn.Linear))
-    }
+    finder = _SiteFinder()
+    kinds = {name: kind_of(module) for name, module in network.named_modules()}
+    maps = {name: kind for name, kind in kinds.items() if isinstance(kind, LinearMap)}
 
     def ran(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-        def hook(module: nn.Module, args: tuple[Tensor, ...], result: Tensor) -> None:
-            places = result.shape[1:-1] if isinstance(module, nn.Linear) else result.shape[2:]
-            mode.ran(name, tuple(places), args[0])
+        def hook(_: nn.Module, args: tuple[Tensor, ...], result: Tensor) -> None:
+            finder.ran(name, maps[name].positions(result), args[0])
 
         return hook
 
-    norms = [
-        name
-        for name, module in network.named_modules()
-        if isinstance(module, BATCH_NORMS) and module.affine and module.track_running_stats
-    ]
-    handles = [module.register_forward_hook(ran(name)) for name, module in modules.items()]
+    norms = [n for n, kind in kinds.items() if isinstance(kind, BatchNorm) and kind.foldable]
+    handles = [kind.layer.register_forward_hook(ran(name)) for name, kind in maps.items()]
     try:
-        with torch.no_grad(), following(network, modules, norms, mode):
+        with torch.no_grad(), tracking(network, maps, norms, finder):
             network(example)
     finally:
         for handle in handles:
             handle.remove()
-    return mode.sites()
+    return finder.sites()
 
 
 def norms_of(sites: Iterable[Site]) -> set[str]:

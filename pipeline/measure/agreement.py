@@ -8,7 +8,7 @@ import numpy as np
 from exporters.arrays import FloatArray
 from exporters.graph.open import open_onnx
 from exporters.graph.reference import plain_network
-from exporters.parity import Parity, feeds_of, hold
+from exporters.parity import Parity, feeds_of, require_agreement
 from exporters.worker import EngineFile
 from pipeline.measure.feeds import images_and_others
 from pipeline.measure.places import Place
@@ -31,7 +31,7 @@ def agreement(
     found = chain(_answers(place, engine, images), _answers(place, engine, others))
     reference = plain_network(model.SerializeToString())
     pair = (reference, lambda _: next(found))
-    return hold(step, pair, (images, others), engine.options.precision)
+    return require_agreement(step, pair, (images, others), engine.options.precision)
 
 
 def _answers(place: Place, engine: EngineFile, feeds: list[FloatArray]) -> Iterator[FloatArray]:

@@ -21,10 +21,10 @@ from profiles.measurement import Measurement
 
 T = TypeVar("T")
 
-HERE = ""
-"""In place of a host key."""
+THIS_MACHINE = ""
+"""The key of this machine, which has no host key."""
 Hosts = Mapping[str, Host | DeviceError]
-"""By the target's name: what its machine told of itself, or why it did not."""
+"""The machine of each target by the target's name, or why it did not answer."""
 
 
 def hosts_of(targets: Sequence[ResolvedTarget]) -> Hosts:
@@ -41,23 +41,27 @@ def _host(target: ResolvedTarget) -> Host | DeviceError:
         return error
 
 
-def measured(
+def measure_all(
     settings: Measure, task: Task, candidates: Sequence[Candidate]
 ) -> Iterator[tuple[Candidate, Measurement]]:
-    """This machine first, which is to be idle; then all boards at once, each for one at a time."""
-    places: dict[str, list[Candidate]] = {HERE: []}
+    """The measurement of every candidate, in order.
+
+    This machine measures first and alone, to be idle; then all boards at once, each one candidate
+    at a time.
+    """
+    places: dict[str, list[Candidate]] = {THIS_MACHINE: []}
     for candidate in candidates:
         ssh = candidate.target.ssh  # two addresses may be of one machine, two keys are not
-        places.setdefault(ssh.host_key if ssh else HERE, []).append(candidate)
-    measuring = partial(_in_turn, settings, one_at_a_time(task))
-    found = measuring(places.pop(HERE))
-    for part in side_by_side([partial(measuring, some) for some in places.values()]):
+        places.setdefault(ssh.host_key if ssh else THIS_MACHINE, []).append(candidate)
+    measure_in_turn = partial(_measure_in_turn, settings, one_at_a_time(task))
+    found = measure_in_turn(places.pop(THIS_MACHINE))
+    for part in side_by_side([partial(measure_in_turn, some) for some in places.values()]):
         found |= part
     for candidate in candidates:
         yield candidate, found[candidate.target.name]
 
 
-def _in_turn(
+def _measure_in_turn(
     settings: Measure, task: Task, candidates: Sequence[Candidate]
 ) -> dict[str, Measurement]:
     """The evidence on each, by its target's name."""

@@ -19,84 +19,91 @@ from pydantic import Field, NonNegativeFloat, ValidationError
 from exporters.arrays import FloatArray
 from exporters.board import main as board
 from exporters.board_program import board_program
-from exporters.exporter import BuildFacts
+from exporters.exporter import BuildFacts, reported_distributions
 from exporters.worker import EngineFile, Job
-from pipeline.measure.ssh import TIDY_S, Connection, address_of, connected, digest_of, told
+from pipeline.measure.ssh import (
+    CLEAN_UP_S,
+    Connection,
+    address_of,
+    connected,
+    digest_of,
+    named_errors,
+)
 from profiles.device import EngineOptions, Ssh
 from profiles.errors import ConfigError, DeviceError, IntegrityError
-from profiles.host import LIBRARIES, Host
-from profiles.spec import Spec, Told, explain, read_json
+from profiles.host import Host
+from profiles.spec import PrintableText, Spec, explain, read_json
 
 T = TypeVar("T")
 S = TypeVar("S", bound=Spec)
 
-LEASE_S = 60.0
-"""How long to wait for a board that somebody else measures on, at most."""
+LOCK_WAIT_S = 60.0
+"""The longest wait for a board that somebody else measures on."""
 CHUNK_BYTES = 32 << 20
-"""Of inputs that are sent at a time; a batch that has more goes alone."""
+"""Bytes of inputs that are sent at a time; a batch that has more goes alone."""
 MAX_OUTPUTS = 1 << 30
-"""Bytes of the outputs for them."""
+"""The most bytes of the outputs for inputs that were sent at a time."""
 MAX_ENGINE = 2 << 30
-"""Bytes of an engine that was built there."""
-GRACE_S = 2 * TIDY_S
+"""The most bytes of an engine that a board built."""
+GRACE_S = 2 * CLEAN_UP_S
 """How much longer than its own time-out anything is waited for."""
 
 
-class Written(Spec):
+class WrittenFile(Spec):
     """The answer to a job that writes outputs."""
 
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
-class Layers(Spec):
-    """The answer to a job that tells layers apart."""
+class LayerTimes(Spec):
+    """The answer to a job that times layers."""
 
-    layers_ms: dict[Told, NonNegativeFloat]
+    layers_ms: dict[PrintableText, NonNegativeFloat]
 
 
-class Made(Written):
+class BuildReply(WrittenFile):
     """The answer to a job that builds an engine."""
 
     facts: BuildFacts
 
 
 @dataclass(frozen=True)
-class Built:
-    """An engine that was built on a board, which has it still."""
+class BuiltEngine:
+    """An engine that a board built, and still has."""
 
     content: bytes
     facts: BuildFacts
 
 
 @dataclass(frozen=True)
-class Given:
-    """What a job needs: engines by their names, and the contents of files by theirs."""
+class JobFiles:
+    """What a job needs: engines by name, and the contents of files by name."""
 
     engines: Mapping[str, board.Engine]
     files: Mapping[str, bytes]
 
 
 @dataclass(frozen=True)
-class Session:
+class BoardSession:
     """A connection to a board that has our program."""
 
     connection: Connection
     program: str
 
-    async def result(self, task: board.Task, given: Given) -> str:
+    async def result(self, task: board.Task, given: JobFiles) -> str:
         """The JSON object that the board answers to a task."""
         parts = {
             name: await self.connection.push(name, content) for name, content in given.files.items()
         }
         limit_s = self.connection.ssh.timeout_s
-        wait_s = min(LEASE_S, limit_s / 2)
+        wait_s = min(LOCK_WAIT_S, limit_s / 2)
         nonce = secrets.token_hex(16)
         job = board.Job(nonce, limit_s, wait_s, parts, dict(given.engines), task)
         builds = isinstance(task, board.Build)
         raw = await self.connection.run(self.program, board.write_job(job), builds)
         return read_answer(raw, nonce)
 
-    async def outputs(self, given: Given, inputs: FloatArray, batch: int) -> FloatArray:
+    async def outputs(self, given: JobFiles, inputs: FloatArray, batch: int) -> FloatArray:
         """The first outputs [n, ...] for inputs [n, ...]; the board keeps neither."""
         file = io.BytesIO()
         np.save(file, inputs, allow_pickle=False)
@@ -104,32 +111,36 @@ class Session:
         name = f"{digest_of(content)}.{secrets.token_hex(8)}"
         outputs = board.outputs_name(name)
         try:
-            more = Given(given.engines, {**given.files, name: content})
-            written = read_result(await self.result(board.Outputs(name, batch), more), Written)
+            more = JobFiles(given.engines, {**given.files, name: content})
+            written = read_result(await self.result(board.Outputs(name, batch), more), WrittenFile)
             raw = await self.connection.pull(outputs, MAX_OUTPUTS)
         finally:
             await self.connection.delete(name, outputs)
         if digest_of(raw) != written.sha256:
-            raise IntegrityError("the outputs are not those that the engine gave; find out why")
+            raise IntegrityError(
+                "the outputs were changed after the engine gave them; find out what changed them"
+            )
         return read_outputs(raw, len(inputs))
 
-    async def built(self, engine: board.Engine, model: bytes) -> Built:
+    async def built(self, engine: board.Engine, model: bytes) -> BuiltEngine:
         """An engine of the ONNX `model`, as the board itself builds it."""
         name = digest_of(model)
-        given = Given({"engine": engine}, {name: model})
-        made = read_result(await self.result(board.Build(name), given), Made)
+        given = JobFiles({"engine": engine}, {name: model})
+        made = read_result(await self.result(board.Build(name), given), BuildReply)
         content = await self.connection.pull(made.sha256, MAX_ENGINE)
         if digest_of(content) != made.sha256:
-            raise IntegrityError("the engine is not the one that it built; find out why")
-        return Built(content, made.facts)
+            raise IntegrityError(
+                "the engine was changed after the board built it; find out what changed it"
+            )
+        return BuiltEngine(content, made.facts)
 
 
 @dataclass(frozen=True)
-class Remote:
+class RemoteBoard:
     """A board, as a `pipeline.measure.places.Place`. One thing at a time is asked of it."""
 
     ssh: Ssh
-    session: Session
+    session: BoardSession
     loop: asyncio.AbstractEventLoop
 
     @property
@@ -137,36 +148,38 @@ class Remote:
         return address_of(self.ssh)
 
     def host(self) -> Host:
-        text = self._ask(self.session.result(board.Facts(LIBRARIES), Given({}, {})))
-        with told(self.ssh):
+        text = self._ask(
+            self.session.result(board.Facts(reported_distributions()), JobFiles({}, {}))
+        )
+        with named_errors(self.ssh):
             return read_result(text, Host)
 
     def answer(self, job: Job) -> str:
-        return self._ask(self.session.result(_task(job), _given(job.engines())))
+        return self._ask(self.session.result(_task(job), _files_of(job.engines())))
 
     def layers_ms(self, engine: EngineFile, batch: int) -> Mapping[str, float]:
-        text = self._ask(self.session.result(board.Layers(batch), _given({"engine": engine})))
-        with told(self.ssh):
-            return read_result(text, Layers).layers_ms
+        text = self._ask(self.session.result(board.Layers(batch), _files_of({"engine": engine})))
+        with named_errors(self.ssh):
+            return read_result(text, LayerTimes).layers_ms
 
     def outputs(self, engine: EngineFile, batches: Iterable[FloatArray]) -> Iterator[FloatArray]:
-        given = _given({"engine": engine})
+        given = _files_of({"engine": engine})
         for group in _groups(batches):
             sizes = [len(batch) for batch in group]
             found = self._ask(self.session.outputs(given, np.concatenate(group), max(sizes)))
             yield from np.split(found, np.cumsum(sizes)[:-1])
 
-    def built(self, runtime: str, options: EngineOptions, model: bytes) -> Built:
+    def built(self, runtime: str, options: EngineOptions, model: bytes) -> BuiltEngine:
         """An engine of a serialised ONNX model, built there. Also raises StageError."""
         return self._ask(self.session.built(_engine("", runtime, options), model))
 
     def _ask(self, work: Coroutine[object, object, T]) -> T:
-        with told(self.ssh):
+        with named_errors(self.ssh):
             return _run(self.loop, work, self.ssh.timeout_s)
 
 
 @contextmanager
-def reached(ssh: Ssh) -> Iterator[Remote]:
+def reached(ssh: Ssh) -> Iterator[RemoteBoard]:
     """A board, connected to, with our program on it.
 
     Everything on it raises DeviceError where it does not answer as it should, and IntegrityError
@@ -175,23 +188,23 @@ def reached(ssh: Ssh) -> Iterator[Remote]:
     with _loop() as loop:
         stack = AsyncExitStack()
         try:
-            with told(ssh):
+            with named_errors(ssh):
                 session = _run(loop, stack.enter_async_context(_session(ssh)), ssh.timeout_s)
-            yield Remote(ssh, session, loop)
+            yield RemoteBoard(ssh, session, loop)
         finally:
             with suppress(TimeoutError):
                 _run(loop, stack.aclose(), GRACE_S)
 
 
 @asynccontextmanager
-async def _session(ssh: Ssh) -> AsyncIterator[Session]:
+async def _session(ssh: Ssh) -> AsyncIterator[BoardSession]:
     content = board_program()
     program = digest_of(content)
     async with connected(ssh) as connection:
         part = await connection.push(program, content)
         if part is not None:
             await connection.rename(part, program)
-        yield Session(connection, program)
+        yield BoardSession(connection, program)
 
 
 @contextmanager
@@ -215,7 +228,7 @@ def _loop() -> Iterator[asyncio.AbstractEventLoop]:
         yield loop
     finally:
         loop.call_soon_threadsafe(ended.set)
-        thread.join(TIDY_S)
+        thread.join(CLEAN_UP_S)
 
 
 def _run(loop: asyncio.AbstractEventLoop, work: Coroutine[object, object, T], limit_s: float) -> T:
@@ -241,12 +254,16 @@ def read_answer(raw: bytes, nonce: str) -> str:
     try:
         found = read_json(raw.decode())
         if not isinstance(found, dict) or set(found) != {"nonce", "result"}:
-            raise ValueError("not an answer")
+            raise ValueError("not an object of nonce and result")
         result = json.dumps(found["result"], allow_nan=False)
     except (ValueError, RecursionError) as error:
-        raise DeviceError(f"it answered nonsense: {str(error)[:200]}; run again") from error
+        raise DeviceError(
+            f"its reply could not be parsed: {str(error)[:200]}; run again"
+        ) from error
     if found["nonce"] != nonce:
-        raise IntegrityError("it gave the answer to another job; find out why")
+        raise IntegrityError(
+            "its reply is to another job than the one it was given; find out what answers there"
+        )
     return result
 
 
@@ -255,7 +272,7 @@ def read_result(text: str, kind: type[S]) -> S:
     try:
         return kind.model_validate_json(text)
     except ValidationError as error:
-        raise DeviceError(explain(error, kind, "it answered nonsense")) from error
+        raise DeviceError(explain(error, kind, "its reply could not be parsed")) from error
 
 
 def read_outputs(raw: bytes, rows: int) -> FloatArray:
@@ -266,10 +283,12 @@ def read_outputs(raw: bytes, rows: int) -> FloatArray:
             raise ValueError("another version of the format")
         shape, by_column, dtype = np.lib.format.read_array_header_1_0(file)
     except ValueError as error:
-        raise DeviceError(f"its outputs are no array: {str(error)[:200]}") from error
+        raise DeviceError(
+            f"its outputs are no .npy array: {str(error)[:200]}; run again"
+        ) from error
     whole = math.prod(shape) * dtype.itemsize == len(raw) - file.tell() and min(shape) >= 0
     if len(shape) < 2 or shape[0] != rows or not whole or by_column or dtype != np.float32:
-        raise DeviceError(f"its outputs are {dtype} {shape}, not float32 ({rows}, ...)")
+        raise DeviceError(f"its outputs are {dtype} {shape}, not float32 ({rows}, ...); run again")
     return np.frombuffer(raw, np.float32, offset=file.tell()).reshape(shape).copy()
 
 
@@ -283,7 +302,7 @@ def _task(job: Job) -> board.Latency | board.Start:
     )
 
 
-def _given(engines: Mapping[str, EngineFile]) -> Given:
+def _files_of(engines: Mapping[str, EngineFile]) -> JobFiles:
     """The engines with the contents of their files, as they are now.
 
     Raises ConfigError for a file that cannot be read.
@@ -298,7 +317,7 @@ def _given(engines: Mapping[str, EngineFile]) -> Given:
         stored = digest_of(content)
         files[stored] = content
         found[name] = _engine(stored, engine.runtime, engine.options)
-    return Given(found, files)
+    return JobFiles(found, files)
 
 
 def _engine(name: str, runtime: str, options: EngineOptions) -> board.Engine:

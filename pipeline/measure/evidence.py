@@ -1,7 +1,8 @@
 """All evidence on the two engines of one target, gathered now: never from the store."""
 
 import logging
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from exporters.worker import EngineFile
 from pipeline.data.digest import file_digest
@@ -20,7 +21,7 @@ from pipeline.measure.sessions import (
 )
 from pipeline.store.artifacts import Engine
 from pipeline.task import Task
-from profiles.measurement import EngineEvidence, LatencyRun, Measurement
+from profiles.measurement import EngineEvidence, LatencyRun, Measurement, StartRun
 
 log = logging.getLogger("slimgate")
 
@@ -35,13 +36,15 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Held:
-    """An engine, and how far its outputs are from its network's, or why that is not known."""
+class ComparedEngine:
+    """An engine whose outputs were compared with those of the ONNX model it was built from."""
 
     engine: Engine
     file: EngineFile
     parity_error: float
+    """The largest relative difference of the outputs; NaN where they were never compared."""
     unverified: str
+    """Why they were never compared; empty where they were."""
 
 
 def measure(place: Place, settings: Measure, task: Task, candidate: Candidate) -> Measurement:
@@ -52,25 +55,31 @@ def measure(place: Place, settings: Measure, task: Task, candidate: Candidate) -
     """
     target = candidate.target
     host, device = place.host(), target.device
-    unlike = device.unlike(host)
-    held = {
-        name: _held(place, target, engine, is_device=not unlike)
+    mismatch = device.mismatch(host)
+    engines = {
+        name: _compared_engine(place, target, engine, is_device=not mismatch)
         for name, engine in (("dense", candidate.dense), ("shipped", candidate.shipped))
     }
     log.info("measure %s: accuracy on %d samples ...", target.name, len(task.validation))
     scores = {
         name: score_engine(place, one.file, task)
-        for name, one in held.items()
+        for name, one in engines.items()
         if not one.unverified
     }
     before, after = (
-        _evidence(place, settings, target, one, scores.get(name), timed=not unlike)
-        for name, one in held.items()
+        _evidence(
+            one,
+            scores.get(name),
+            _on_device(place, settings, target, one)
+            if name in scores and not mismatch
+            else _OnDevice(),
+        )
+        for name, one in engines.items()
     )
     runs: tuple[LatencyRun, ...] = ()
-    if not (unlike or before.unverified or after.unverified):
+    if not (mismatch or before.unverified or after.unverified):
         log.info("measure %s: latency in %d processes ...", target.name, settings.processes)
-        pair = EnginePair(held["dense"].file, held["shipped"].file)
+        pair = EnginePair(engines["dense"].file, engines["shipped"].file)
         runs = time_engines(place, pair, timing_of(device, target.budget, settings))
     return Measurement(
         device=target.name,
@@ -85,35 +94,49 @@ def measure(place: Place, settings: Measure, task: Task, candidate: Candidate) -
     )
 
 
-def _held(place: Place, target: ResolvedTarget, engine: Engine, is_device: bool) -> Held:
-    """What was found as it was built, where that was on this machine; a board is asked anew."""
+def _compared_engine(
+    place: Place, target: ResolvedTarget, engine: Engine, is_device: bool
+) -> ComparedEngine:
+    """The comparison made as the engine was built; on a board it is made anew."""
     file, built = engine_file(engine.path, target.device), engine.report()
     if target.ssh is None or not is_device:
         error = built.parity.error if built.parity else float("nan")
-        return Held(engine, file, error, built.unverified)
-    log.info("measure %s: is it still the network there? ...", target.name)
-    parity, _ = agreement(f"{target.name}: running it there", place, file, engine.source)
-    return Held(engine, file, parity.error, "")
+        return ComparedEngine(engine, file, error, built.unverified)
+    log.info("measure %s: checking the engine's outputs on the device ...", target.name)
+    parity, _ = agreement(f"{target.name}: running it on the device", place, file, engine.source)
+    return ComparedEngine(engine, file, parity.error, "")
+
+
+@dataclass(frozen=True)
+class _OnDevice:
+    """What only the device itself tells of an engine."""
+
+    starts: tuple[StartRun, ...] = ()
+    layers_ms: Mapping[str, float] = field(default_factory=dict)
+
+
+def _on_device(
+    place: Place, settings: Measure, target: ResolvedTarget, compared: ComparedEngine
+) -> _OnDevice:
+    batch = target.device.batch
+    return _OnDevice(
+        start_engine(place, compared.file, batch, settings), place.layers_ms(compared.file, batch)
+    )
 
 
 def _evidence(
-    place: Place,
-    settings: Measure,
-    target: ResolvedTarget,
-    held: Held,
-    scores: Scores | None,
-    timed: bool,
+    compared: ComparedEngine, scores: Scores | None, on_device: _OnDevice
 ) -> EngineEvidence:
-    exported, path, batch = held.engine.source.report(), held.engine.path, target.device.batch
+    exported, path = compared.engine.source.report(), compared.engine.path
     return EngineEvidence(
         sha256=file_digest(path),
-        unverified=held.unverified,
-        parity_error=held.parity_error,
+        unverified=compared.unverified,
+        parity_error=compared.parity_error,
         size_bytes=path.stat().st_size,
         macs=exported.macs,
         parameters=exported.parameters,
         scores=scores.values if scores else (),
         samples_sha256=scores.samples_sha256 if scores else "",
-        starts=start_engine(place, held.file, batch, settings) if scores and timed else (),
-        layers_ms=dict(place.layers_ms(held.file, batch)) if scores and timed else {},
+        starts=on_device.starts,
+        layers_ms=dict(on_device.layers_ms),
     )

@@ -10,11 +10,11 @@ from typing import Protocol
 
 from exporters.arrays import FloatArray
 from exporters.board.session import first_output
-from exporters.exporter import runtime
+from exporters.exporter import reported_distributions, runtime
 from exporters.worker import EngineFile, Job
 from profiles.device import Ssh
 from profiles.errors import DeviceError
-from profiles.host import LIBRARIES, Host, this_host
+from profiles.host import Host, this_host
 
 TIMEOUT_S = 900
 
@@ -53,7 +53,7 @@ class ThisMachine:
         return "this machine"
 
     def host(self) -> Host:
-        return this_host(LIBRARIES)
+        return this_host(reported_distributions())
 
     def answer(self, job: Job) -> str:
         # `-P` keeps the current folder off the search path.

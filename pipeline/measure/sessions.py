@@ -3,7 +3,7 @@
 import hashlib
 import logging
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -13,7 +13,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, ValidationError
 
 from exporters.arrays import FloatArray
 from exporters.worker import EngineFile, Job, LatencyJob, StartJob
-from pipeline.data.arrays import Targets
+from pipeline.data.arrays import Float64, Targets
 from pipeline.data.batches import batches, check_labels
 from pipeline.data.user_code import user_code
 from pipeline.measure.places import Place
@@ -21,8 +21,15 @@ from pipeline.task import Task
 from profiles.budget import Budget
 from profiles.device import DeviceProfile
 from profiles.errors import DeviceError, StageError
-from profiles.gate import MAX_CONTROL_ERROR, MIN_PROCESSES, MIN_SAMPLES, MIN_STARTS, control_error
+from profiles.limits import LIMITS
 from profiles.measurement import Clock, LatencyRun, StartRun
+from profiles.requirements import (
+    MAX_CONTROL_ERROR,
+    MIN_PROCESSES,
+    MIN_SAMPLES,
+    MIN_STARTS,
+    control_error,
+)
 from profiles.spec import Spec, explain
 
 log = logging.getLogger("slimgate")
@@ -30,7 +37,9 @@ log = logging.getLogger("slimgate")
 T = TypeVar("T", bound=Spec)
 
 SESSIONS = 3
-"""How often a session whose control is off is repeated before it is reported as it is."""
+"""How often engines are timed at most: a session that is too noisy is repeated, and the last one
+is reported as it is.
+"""
 EVALUATION_BATCH = 64
 
 
@@ -38,13 +47,15 @@ class Measure(Spec):
     """How much evidence to gather."""
 
     processes: PositiveInt = Field(default=8, ge=MIN_PROCESSES)
-    """Of 5 to 7 the slowest bounds the median, from 8 on the slowest but one."""
+    """Fresh processes that time the engines. Of 5 to 7 the slowest bounds the median, from 8 on the
+    slowest but one.
+    """
     seconds: PositiveFloat = 2.0
     """Timed seconds in each process, shared by the engines it compares."""
     starts: PositiveInt = Field(default=MIN_PROCESSES, ge=MIN_STARTS)
     """Fresh processes that load each engine, for memory and the first inference."""
     frame_interval_ms: PositiveFloat | None = None
-    """Also calls the engine at this pace, as a camera would."""
+    """The pace of further calls, as a camera would make them; None for none."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +74,7 @@ class Timing:
     batch: int
     clock: Clock
     least_calls: int
-    """In each process."""
+    """The fewest calls of each engine in each process."""
 
 
 @dataclass(frozen=True)
@@ -72,19 +83,19 @@ class Scores:
 
     values: tuple[float, ...]
     samples_sha256: str
-    """Of the samples' inputs, in order."""
+    """The digest of the samples' inputs, in order."""
     labels: tuple[int, ...]
-    """Their classes; empty where they have none."""
+    """The class of each sample; empty where samples have none."""
 
 
 def timing_of(device: DeviceProfile, budget: Budget, settings: Measure) -> Timing:
     """As the device runs it, with as many calls as the budget's percentiles need."""
-    limits = budget.limits()
-    tail = MIN_SAMPLES[99 if {"latency_p99_ms", "frame_p99_ms"} & set(limits) else 95]
-    least = -(-tail // settings.processes)
-    if "latency_p95_ratio" in limits:  # whose percentiles are of single processes
-        least = max(least, MIN_SAMPLES[95])
-    return Timing(settings, device.batch, device.clock, least)
+    required = [LIMITS[name].requirement for name in budget.limits()]
+    # A p95 is reported whether there is a limit on it or not.
+    in_all = max([MIN_SAMPLES[95], *(requirement.calls_in_all for requirement in required)])
+    per_process = max(requirement.calls_per_process for requirement in required)
+    least_calls = max(-(-in_all // settings.processes), per_process)
+    return Timing(settings, device.batch, device.clock, least_calls)
 
 
 def engine_file(path: Path, device: DeviceProfile) -> EngineFile:
@@ -104,8 +115,7 @@ def time_engines(place: Place, engines: EnginePair, timing: Timing) -> tuple[Lat
         error = control_error(runs, timing.clock)
         if error <= MAX_CONTROL_ERROR and all(run.warm for run in runs):
             break
-        left = SESSIONS - 1 - attempt
-        log.warning("  the control differs by %.1f %%: noisy; %d tries left", 100 * error, left)
+        log.warning("  %s; retrying, %d left", _noise(runs, error), SESSIONS - 1 - attempt)
     return runs
 
 
@@ -120,7 +130,8 @@ def start_engine(
 def score_engine(place: Place, engine: EngineFile, task: Task) -> Scores:
     """The task's metric for every validation sample, from the engine file itself.
 
-    Raises StageError for outputs or scores that are not finite or not one a sample.
+    Raises StageError for outputs or scores that are not finite, and for a metric that does not
+    return one score for each sample.
     """
     digest = hashlib.sha256()
     targets: list[Targets] = []
@@ -137,16 +148,47 @@ def score_engine(place: Place, engine: EngineFile, task: Task) -> Scores:
     for number, outputs in enumerate(place.outputs(engine, inputs())):
         expected = targets[number]
         check_labels(expected, outputs.shape[1])
+        _check_finite(outputs, len(found), "output of the engine")
         with user_code("the metric"):
             scores = np.asarray(task.metric(outputs, expected), np.float64)
-        if scores.shape != (len(outputs),) or not np.isfinite([*scores, *outputs.flat]).all():
-            raise StageError(f"sample {len(found)}: outputs or scores are not finite, one a sample")
+        if scores.shape != (len(outputs),):
+            raise StageError(
+                f"the metric returned {_counted_scores(scores)} for {len(outputs)} samples; "
+                "return one score for each sample"
+            )
+        _check_finite(scores, len(found), "score of the metric")
         found += scores.tolist()
     if len(found) != len(task.validation):
-        raise DeviceError(f"{len(found)} of {len(task.validation)} samples were answered")
+        raise DeviceError(
+            f"{place.name}: the engine gave outputs for {len(found)} of "
+            f"{len(task.validation)} samples; run again"
+        )
     classes = all(expected.ndim == 1 and expected.dtype.kind in "iu" for expected in targets)
     labels = tuple(int(label) for expected in targets for label in expected) if classes else ()
     return Scores(tuple(found), digest.hexdigest(), labels)
+
+
+def _noise(runs: Sequence[LatencyRun], error: float) -> str:
+    if error <= MAX_CONTROL_ERROR:
+        cold = sum(not run.warm for run in runs)
+        return f"timing noise: the warm-up did not settle in {cold} of {len(runs)} processes"
+    return (
+        f"timing noise: the dense engine differs from itself by {100 * error:.1f} % "
+        f"({100 * MAX_CONTROL_ERROR:.0f} % allowed)"
+    )
+
+
+def _check_finite(values: FloatArray | Float64, first_sample: int, what: str) -> None:
+    """Raise StageError naming the first sample of `values` [n, ...] that is NaN or infinite."""
+    finite = np.isfinite(values).reshape(len(values), -1).all(1)
+    if not finite.all():
+        raise StageError(f"sample {first_sample + int(np.argmin(finite))}: NaN or infinite {what}")
+
+
+def _counted_scores(scores: Float64) -> str:
+    if scores.ndim > 1:
+        return f"scores of shape {scores.shape}"
+    return "1 score" if scores.size == 1 else f"{scores.size} scores"
 
 
 def _time_once(place: Place, engines: EnginePair, timing: Timing, seed: int) -> LatencyRun:
@@ -168,4 +210,6 @@ def _answer(place: Place, job: Job, kind: type[T]) -> T:
     try:
         return kind.model_validate_json(place.answer(job))
     except ValidationError as error:
-        raise DeviceError(explain(error, kind, f"{place.name}: it answered nonsense")) from error
+        raise DeviceError(
+            explain(error, kind, f"{place.name}: its reply could not be parsed")
+        ) from error

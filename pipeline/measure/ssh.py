@@ -20,13 +20,13 @@ except ImportError as error:
     raise MissingExtra("asyncssh", "ssh") from error
 
 CONNECT_S = 30.0
-"""From the first packet to a session, at most."""
-TIDY_S = 2.0
-"""For what is done on the way out, at most."""
-ALIVE_S = 15.0
+"""The longest time from the first packet to a session."""
+CLEAN_UP_S = 2.0
+"""The longest time for what is done on the way out."""
+KEEPALIVE_S = 15.0
 """How often a silent board is asked whether it is still there; it may miss three."""
 MAX_ANSWER = 16 << 20
-"""Bytes of an answer, and as many on stderr."""
+"""The most bytes of an answer, and of what is written on stderr."""
 MAX_LINE = 2000
 """Characters of somebody else's error that are repeated."""
 CHUNK = 1 << 16
@@ -48,7 +48,7 @@ NO_INTERPRETER = {126, 127}
 
 @dataclass(frozen=True)
 class Connection:
-    """A board that is reached. What asyncssh raises in any of this is for `told` to say."""
+    """A board that is reached. What asyncssh raises in any of this is for `named_errors` to say."""
 
     ssh: Ssh
     client: asyncssh.SSHClientConnection
@@ -74,7 +74,9 @@ class Connection:
             await self._check_room(len(content), error)
             raise
         if await self._size(part) != len(content):
-            raise DeviceError(f"{part} is not as long as what was sent; check its disk")
+            raise DeviceError(
+                f"{FOLDER}/{part} is not as long as the {len(content)} bytes sent; check its disk"
+            )
         return part
 
     async def rename(self, part: str, name: str) -> None:
@@ -84,8 +86,10 @@ class Connection:
         """The content of a file. Raises DeviceError for none, or one of more than `limit` bytes."""
         size = await self._size(name)
         if size is None or size > limit:
-            found = "is missing" if size is None else f"has {size} bytes, {limit} at most"
-            raise DeviceError(f"{name} {found}; run again")
+            found = (
+                "is missing" if size is None else f"has {size} bytes, {limit} are allowed at most"
+            )
+            raise DeviceError(f"{FOLDER}/{name} {found}; run again")
         file = await self.sftp.open(f"{FOLDER}/{name}", "rb")
         content: bytes = await file.read(size)
         await file.close()
@@ -94,7 +98,7 @@ class Connection:
     async def delete(self, *names: str) -> None:
         """Take files away, if the board still listens; what stays its next jobs sweep."""
         with suppress(Exception):
-            async with asyncio.timeout(TIDY_S):
+            async with asyncio.timeout(CLEAN_UP_S):
                 for name in names:
                     with suppress(asyncssh.SFTPError):
                         await self.sftp.remove(f"{FOLDER}/{name}")
@@ -129,15 +133,19 @@ class Connection:
         line = "".join(c if c.isprintable() else "?" for c in lines[-1][:MAX_LINE])
         if process.exit_signal:
             how = f"was ended by the signal {process.exit_signal[0][:20]}"
-            return DeviceError(f"the measuring process {how}; {line or 'had it memory enough?'}")
+            return DeviceError(f"the measuring process {how}; {line or 'check its free memory'}")
         if process.exit_status is None:
-            return DeviceError("the connection broke before the measuring process came to its end")
+            return DeviceError(
+                "the connection broke while the measuring process ran; check its network, run again"
+            )
         if process.exit_status in NO_INTERPRETER:
-            return DeviceError(f"{self.ssh.python} does not run there, set ssh.python; {line}")
+            return DeviceError(
+                f"{self.ssh.python} does not run on the board, set ssh.python; {line}"
+            )
         if process.exit_status == IntegrityError.exit_code:
-            return IntegrityError(line or "it says that a file was changed")
+            return IntegrityError(line or "it reports that a file was changed")
         if builds and process.exit_status == StageError.exit_code:
-            return StageError(line or "it says that it cannot build the engine")
+            return StageError(line or "it reports that it cannot build the engine")
         return DeviceError(line or f"the measuring process ended with {process.exit_status}")
 
     async def _make_folder(self) -> None:
@@ -159,13 +167,13 @@ class Connection:
             disk = await self.sftp.statvfs(FOLDER)
             free = disk.bavail * disk.frsize
             if free < size:
-                words = f"its disk is full: {free} bytes are free, {size} are needed"
+                words = f"its disk is full: {free} bytes are free, {size} are needed; free some"
                 raise DeviceError(words) from error
 
 
 @asynccontextmanager
 async def connected(ssh: Ssh) -> AsyncIterator[Connection]:
-    """The board, reached, within CONNECT_S. Raises ConfigError, and what `told` says."""
+    """The board, reached, within CONNECT_S. Raises ConfigError, and what `named_errors` says."""
     async with asyncio.timeout(min(CONNECT_S, ssh.timeout_s)):
         client = await _login(ssh)
         try:
@@ -178,7 +186,7 @@ async def connected(ssh: Ssh) -> AsyncIterator[Connection]:
     finally:
         client.close()
         with suppress(Exception):  # the board may be gone
-            async with asyncio.timeout(TIDY_S):
+            async with asyncio.timeout(CLEAN_UP_S):
                 await client.wait_closed()
         client.abort()
 
@@ -194,7 +202,7 @@ async def _login(ssh: Ssh) -> asyncssh.SSHClientConnection:
     algorithms = sorted(known, key=lambda algorithm: algorithm not in own)
     key_file = None if ssh.key_file is None else Path(ssh.key_file).absolute()
     if key_file is not None and not key_file.is_file():
-        raise ConfigError(f"target.ssh.key_file: {key_file} is not there")
+        raise ConfigError(f"target.ssh.key_file: {key_file}: no such file")
     try:
         return await asyncssh.connect(
             ssh.host,
@@ -214,15 +222,15 @@ async def _login(ssh: Ssh) -> asyncssh.SSHClientConnection:
             password_auth=False,
             gss_auth=False,
             gss_kex=False,
-            keepalive_interval=ALIVE_S,
+            keepalive_interval=KEEPALIVE_S,
         )
     except (asyncssh.KeyImportError, asyncssh.KeyEncryptionError) as error:
         raise ConfigError(f"target.ssh.key_file: {error}; a locked key needs an agent") from error
 
 
 @contextmanager
-def told(ssh: Ssh) -> Iterator[None]:
-    """Errors as ours: which board, what is wrong, what to do."""
+def named_errors(ssh: Ssh) -> Iterator[None]:
+    """Raise every error as one of ours, which names the board, what is wrong and what to do."""
     where = address_of(ssh)
     try:
         yield
@@ -272,7 +280,7 @@ def told(ssh: Ssh) -> Iterator[None]:
 
 
 def address_of(ssh: Ssh) -> str:
-    """Which board, in messages."""
+    """The board's name in messages."""
     return f"{ssh.user}@{ssh.host}:{ssh.port}"
 
 

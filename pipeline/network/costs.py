@@ -1,6 +1,6 @@
 """MACs and parameters of a network as a function of the units that its groups keep."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,10 +11,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.data.arrays import IntArray
 from pipeline.network.groups import Group
-from pipeline.network.plan import CONVOLUTIONS, PRUNABLE, TRANSPOSED, channels_of, is_depthwise
+from pipeline.network.layer_kinds import FilterBank, LayerKind, kind_of
 
 Counts = Mapping[str, int]
 """Units kept, by the group's name."""
+
+Hook = Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]
 
 WEIGHT_BYTES = 4
 """Of one parameter in fp32."""
@@ -108,23 +110,24 @@ def macs_model(network: nn.Module, example: Tensor) -> MacsModel:
     """Count one forward pass on `example` [1, ...], and the parameters."""
     macs: dict[str, int] = {}
     handles = []
-    layers = {n: layer for n, layer in network.named_modules() if isinstance(layer, PRUNABLE)}
-    for name, layer in layers.items():
-        if isinstance(layer, (*CONVOLUTIONS, *TRANSPOSED, nn.Linear)):
 
-            def hook(
-                module: nn.Module, args: tuple[Tensor, ...], result: Tensor, name: str = name
-            ) -> None:
-                macs[name] = macs.get(name, 0) + _macs(module, args[0], result)
+    def count(name: str, filters: FilterBank) -> Hook:
+        def hook(_: nn.Module, args: tuple[Tensor, ...], result: Tensor) -> None:
+            macs[name] = macs.get(name, 0) + filters.macs(args[0], result)
 
-            handles.append(layer.register_forward_hook(hook))
+        return hook
+
+    kinds = {name: kind for name, layer in network.named_modules() if (kind := kind_of(layer))}
+    for name, kind in kinds.items():
+        if isinstance(kind, FilterBank):
+            handles.append(kind.layer.register_forward_hook(count(name, kind)))
     counter = FlopCounterMode(display=False)
     # On a CPU the fused attention kernel is not counted; the plain one is.
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
         network(example)
     for handle in handles:
         handle.remove()
-    costs = {name: _layer_cost(layer, macs.get(name, 0)) for name, layer in layers.items()}
+    costs = {name: _layer_cost(kind, macs.get(name, 0)) for name, kind in kinds.items()}
     parameters = sum(parameter.numel() for parameter in network.parameters())
     fixed = Cost(
         counter.get_total_flops() // 2 - sum(macs.values()),
@@ -133,18 +136,8 @@ def macs_model(network: nn.Module, example: Tensor) -> MacsModel:
     return MacsModel(costs, fixed)
 
 
-def _layer_cost(layer: nn.Module, macs: int) -> LayerCost:
-    convolves = isinstance(layer, (*CONVOLUTIONS, *TRANSPOSED, nn.Linear))
-    total = sum(parameter.numel() for parameter in layer.parameters(recurse=False))
-    weights = layer.get_parameter("weight").numel() if convolves else 0
-    inputs = channels_of(layer, "in") if convolves and not is_depthwise(layer) else 1
-    return LayerCost(macs, weights, total - weights, channels_of(layer, "out"), inputs)
-
-
-def _macs(layer: nn.Module, inputs: Tensor, outputs: Tensor) -> int:
-    """Every value of the output, or of a transposed convolution's input, meets one filter."""
-    if isinstance(layer, nn.Linear):
-        return outputs.numel() * layer.in_features
-    assert isinstance(layer, (*CONVOLUTIONS, *TRANSPOSED))
-    moved = inputs if isinstance(layer, TRANSPOSED) else outputs
-    return moved.numel() * layer.weight[0].numel()
+def _layer_cost(kind: LayerKind, macs: int) -> LayerCost:
+    total = sum(parameter.numel() for parameter in kind.layer.parameters(recurse=False))
+    weights = kind.weight.numel() if isinstance(kind, FilterBank) else 0
+    inputs = 1 if kind.one_sided else kind.channels("in")
+    return LayerCost(macs, weights, total - weights, kind.channels("out"), inputs)

@@ -18,26 +18,13 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.data.arrays import IntArray
-from pipeline.network.plan import (
-    BATCH_NORMS,
-    CONVOLUTIONS,
-    PRUNABLE,
-    TRANSPOSED,
-    Kept,
-    LayerPlan,
-    PruningPlan,
-    Side,
-    apply_plan,
-    channels_of,
-    is_depthwise,
-    masked,
-)
+from pipeline.network.layer_kinds import FILTER_BANKS, Side, kind_of
+from pipeline.network.plan import Kept, LayerPlan, PruningPlan, apply_plan, channels_of, masked
 from profiles.errors import StageError
 
 if TYPE_CHECKING:
     import torch_pruning
 
-ROOTS = (*CONVOLUTIONS, *TRANSPOSED, nn.Linear)
 IndexMapping = Callable[[Sequence[object]], Sequence[object]]
 MOST_INDICES = 200_000
 """Of values of one layer that are followed into the next; VGG's first linear layer has 25,088."""
@@ -186,15 +173,18 @@ def _traced(network: nn.Module, example: Tensor, refused: dict[str, str]) -> Ite
         strangers = []
         for item in group:
             module = item.dep.target.module
-            if module in names and isinstance(module, PRUNABLE):
+            kind = kind_of(module) if module in names else None
+            if kind is not None:
                 reads = item.dep.handler.__name__ == "prune_in_channels"
-                side: Side = "in" if reads and not _one_sided(module) else "out"
+                side: Side = "in" if reads and not kind.one_sided else "out"
                 channels, units = np.asarray(item.idxs), np.asarray(item.root_idxs)
                 members.append(Member(names[module], side, channels, units))
             elif module in names or isinstance(module, nn.Parameter):
                 strangers.append(type(module).__name__)
         writers = {
-            m.layer for m in members if m.side == "out" and isinstance(layers[m.layer], ROOTS)
+            m.layer
+            for m in members
+            if m.side == "out" and isinstance(layers[m.layer], FILTER_BANKS)
         }
         name = next(name for name in layers if name in writers)
         if strangers:
@@ -230,7 +220,7 @@ def _coupled(
             for node in graph.module2node.values():
                 for dependency in node.dependencies:
                     dependency.index_mapping = _Bounded(dependency.index_mapping)
-            return list(graph.get_all_groups(root_module_types=ROOTS))
+            return list(graph.get_all_groups(root_module_types=FILTER_BANKS))
     finally:
         for handle in handles:
             handle.remove()
@@ -266,7 +256,8 @@ def _coupled_in_parts(
     whole: list[torch_pruning.Group] = []
     seams = []
     for part in module.children():
-        if not any(isinstance(inner, ROOTS) for inner in part.modules() if inner is not part):
+        inside = [inner for inner in part.modules() if inner is not part]
+        if not any(isinstance(inner, FILTER_BANKS) for inner in inside):
             continue
         try:
             whole += _coupled(part, inputs[part])
@@ -297,24 +288,18 @@ def _inputs_of(network: nn.Module, example: Tensor) -> dict[nn.Module, Tensor]:
     return inputs
 
 
-def _one_sided(layer: nn.Module) -> bool:
-    """Whether a layer's inputs and outputs are the same channels, kept as its outputs."""
-    return isinstance(layer, (*BATCH_NORMS, nn.PReLU)) or is_depthwise(layer)
-
-
 def _with_units(
     name: str, channels: int, members: list[Member], layers: Mapping[str, nn.Module]
 ) -> Group:
-    """Join the root's channels that a grouped convolution forces to go together."""
+    """Join the root's channels that a layer ties together, such as a grouped convolution."""
     unit_of = np.arange(channels)
     for member in members:
-        layer = layers[member.layer]
-        groups = getattr(layer, "groups", 1)
-        if groups == 1 or is_depthwise(layer):
+        kind = kind_of(layers[member.layer])
+        labels = kind.tied_channels(member.side) if kind else None
+        if labels is None:
             continue
-        size = channels_of(layer, member.side) // groups
-        for place in range(size):
-            together = unit_of[member.units[member.channels % size == place]]
+        for label in np.unique(labels):
+            together = unit_of[member.units[labels[member.channels] == label]]
             if len(together):
                 unit_of[np.isin(unit_of, together)] = together.min()
     names, dense = np.unique(unit_of, return_inverse=True)

@@ -1,22 +1,16 @@
 """PruningPlan: the channels every layer keeps, as data; and how a network becomes that."""
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
 from pydantic import NonNegativeInt, PositiveInt
-from torch import Tensor, nn
+from torch import nn
 
+from pipeline.network.layer_kinds import LayerKind, Side, kind_of
 from profiles.errors import ConfigError
 from profiles.spec import Spec
-
-CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-PRUNABLE = (*CONVOLUTIONS, *TRANSPOSED, nn.Linear, *BATCH_NORMS, nn.PReLU)
-
-Side = Literal["out", "in"]
 
 
 class Kept(Spec):
@@ -44,23 +38,10 @@ class PruningPlan(Spec):
 
 def channels_of(layer: nn.Module, side: Side) -> int:
     """The number of output or input channels of a prunable layer."""
-    if isinstance(layer, (*CONVOLUTIONS, *TRANSPOSED)):
-        return layer.out_channels if side == "out" else layer.in_channels
-    if isinstance(layer, nn.Linear):
-        return layer.out_features if side == "out" else layer.in_features
-    if isinstance(layer, BATCH_NORMS):
-        return layer.num_features
-    if isinstance(layer, nn.PReLU):
-        return layer.num_parameters
-    raise TypeError(f"{type(layer).__name__} has no prunable channels")
-
-
-def is_depthwise(layer: nn.Module) -> bool:
-    """Whether every output channel of a convolution reads the one input channel of its place."""
-    return (
-        isinstance(layer, (*CONVOLUTIONS, *TRANSPOSED))
-        and layer.groups == layer.in_channels == layer.out_channels > 1
-    )
+    kind = kind_of(layer)
+    if kind is None:
+        raise TypeError(f"{type(layer).__name__} has no prunable channels")
+    return kind.channels(side)
 
 
 def apply_plan(network: nn.Module, plan: PruningPlan) -> nn.Module:
@@ -72,14 +53,14 @@ def apply_plan(network: nn.Module, plan: PruningPlan) -> nn.Module:
     _skip(pruned, plan)
     layers = dict(pruned.named_modules())
     for name, kept in plan.layers.items():
-        layer = layers.get(name)
-        if layer is None or not isinstance(layer, PRUNABLE):
+        kind = kind_of(layers[name]) if name in layers else None
+        if kind is None:
             raise ConfigError(f"the plan prunes {name!r}, which the network does not have")
         sides: tuple[tuple[Side, Kept | None], ...] = (("out", kept.out), ("in", kept.inputs))
         for side, part in sides:
             if part is not None:
-                _check(name, layer, side, part)
-                _slice(layer, side, part.channels)
+                _check(name, kind, side, part)
+                kind.slice(side, part.channels)
     return pruned
 
 
@@ -123,8 +104,8 @@ def _composed(name: str, first: Kept | None, second: Kept | None) -> Kept | None
     return Kept(of=first.of, channels=tuple(first.channels[i] for i in second.channels))
 
 
-def _check(name: str, layer: nn.Module, side: Side, kept: Kept) -> None:
-    found = channels_of(layer, side)
+def _check(name: str, kind: LayerKind, side: Side, kept: Kept) -> None:
+    found = kind.channels(side)
     if found != kept.of:
         raise ConfigError(
             f"the plan is for a {name} with {kept.of} {side} channels, the network has {found}: "
@@ -133,70 +114,6 @@ def _check(name: str, layer: nn.Module, side: Side, kept: Kept) -> None:
     valid = len(kept.channels) > 0 and kept.channels[-1] < kept.of
     if not valid or list(kept.channels) != sorted(set(kept.channels)):
         raise ConfigError(f"the plan's channels of {name} are not sorted, unique and in range")
-
-
-def _slice(layer: nn.Module, side: Side, channels: Sequence[int]) -> None:
-    """Keep `channels` of one side of `layer`, its attributes included."""
-    kept = torch.tensor(channels)
-    if isinstance(layer, BATCH_NORMS):
-        for name in ("weight", "bias", "running_mean", "running_var"):
-            _keep(layer, name, 0, kept)
-        layer.num_features = len(channels)
-    elif isinstance(layer, nn.PReLU):
-        _keep(layer, "weight", 0, kept)
-        layer.num_parameters = len(channels)
-    elif isinstance(layer, nn.Linear):
-        _keep(layer, "weight", 0 if side == "out" else 1, kept)
-        if side == "out":
-            _keep(layer, "bias", 0, kept)
-            layer.out_features = len(channels)
-        else:
-            layer.in_features = len(channels)
-    elif isinstance(layer, (*CONVOLUTIONS, *TRANSPOSED)):
-        _slice_convolution(layer, side, kept)
-
-
-def _slice_convolution(layer: nn.Module, side: Side, kept: Tensor) -> None:
-    """Weights are [out, in / groups, ...], transposed ones [in, out / groups, ...].
-
-    The dimension that counts channels of one group gets the places within a group, which
-    must be the same in every group.
-    """
-    assert isinstance(layer, (*CONVOLUTIONS, *TRANSPOSED))
-    if is_depthwise(layer):
-        _keep(layer, "weight", 0, kept)
-        _keep(layer, "bias", 0, kept)
-        layer.in_channels = layer.out_channels = layer.groups = len(kept)
-        return
-    whole_first = side == ("out" if isinstance(layer, CONVOLUTIONS) else "in")
-    if whole_first:
-        _keep(layer, "weight", 0, kept)
-    else:
-        _keep(layer, "weight", 1, _within_group(kept, channels_of(layer, side), layer.groups))
-    if side == "out":
-        _keep(layer, "bias", 0, kept)
-        layer.out_channels = len(kept)
-    else:
-        layer.in_channels = len(kept)
-
-
-def _within_group(kept: Tensor, channels: int, groups: int) -> Tensor:
-    size = channels // groups
-    places = torch.tensor(sorted({int(channel) % size for channel in kept}))
-    if len(places) * groups != len(kept):
-        raise ConfigError("the plan keeps different channels in the groups of one convolution")
-    return places
-
-
-def _keep(layer: nn.Module, name: str, dim: int, kept: Tensor) -> None:
-    value: Tensor | None = getattr(layer, name)
-    if value is None:
-        return
-    part = value.detach().index_select(dim, kept.to(value.device)).clone()
-    if isinstance(value, nn.Parameter):
-        setattr(layer, name, nn.Parameter(part, requires_grad=value.requires_grad))
-    else:
-        setattr(layer, name, part)
 
 
 def masked(network: nn.Module, plan: PruningPlan) -> nn.Module:
@@ -209,18 +126,10 @@ def masked(network: nn.Module, plan: PruningPlan) -> nn.Module:
     _skip(silent, plan)
     layers: Mapping[str, nn.Module] = dict(silent.named_modules())
     for name, kept in plan.layers.items():
-        layer = layers[name]
-        if kept.inputs is None or is_depthwise(layer):
+        kind = kind_of(layers[name])
+        if kept.inputs is None or kind is None:
             continue
-        assert isinstance(layer, (*CONVOLUTIONS, *TRANSPOSED, nn.Linear))
         removed = torch.ones(kept.inputs.of, dtype=torch.bool)
         removed[list(kept.inputs.channels)] = False
-        with torch.no_grad():
-            if isinstance(layer, TRANSPOSED):
-                layer.weight[removed] = 0
-            elif isinstance(layer, nn.Linear) or layer.groups == 1:
-                layer.weight[:, removed] = 0
-            else:
-                size = kept.inputs.of // layer.groups
-                layer.weight[:, removed[:size]] = 0
+        kind.silence_inputs(removed)
     return silent

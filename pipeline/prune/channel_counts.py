@@ -2,15 +2,15 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from math import ceil, inf, prod
+from math import ceil, inf
 
 import numpy as np
 from torch import nn
 
 from pipeline.data.arrays import FloatArray
 from pipeline.network.costs import WEIGHT_BYTES, Cost, Counts, MacsModel
-from pipeline.network.groups import ROOTS, Group
-from pipeline.network.plan import channels_of
+from pipeline.network.groups import Group
+from pipeline.network.layer_kinds import FilterBank, filter_bank, kind_of
 from pipeline.prune.allocators import Allocator, Candidate
 from pipeline.scoring.collect import Float64
 from profiles.errors import StageError
@@ -169,17 +169,16 @@ def _filled_up(
 
 
 def _shape(layer: nn.Module) -> tuple[int, int, int]:
-    assert isinstance(layer, ROOTS)
-    inputs = channels_of(layer, "in") // int(getattr(layer, "groups", 1))
-    return channels_of(layer, "out"), inputs, prod(layer.weight.shape[2:])
+    kind = filter_bank(layer)
+    return kind.channels("out"), kind.channels("in") // kind.groups, kind.kernel_positions
 
 
 def _weights(layers: Mapping[str, nn.Module], group: Group) -> FloatArray:
     """Absolute weights of the layers that write the group's channels, sorted upwards."""
     writers = dict.fromkeys(member.layer for member in group.members if member.side == "out")
     parts = [
-        layer.weight.detach().cpu().float().abs().numpy().ravel()
-        for layer in map(layers.__getitem__, writers)
-        if isinstance(layer, ROOTS)
+        kind.weight.detach().cpu().float().abs().numpy().ravel()
+        for name in writers
+        if isinstance(kind := kind_of(layers[name]), FilterBank)
     ]
     return np.sort(np.concatenate(parts))

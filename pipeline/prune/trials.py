@@ -14,8 +14,8 @@ from pipeline.prune.channel_counts import Limits
 from pipeline.prune.choose import Choice, Selection, choose
 from pipeline.prune.prunable import PrunableNetwork
 from pipeline.repair.chain import distance_from
-from pipeline.repair.dense_targets import Targets, targets_of
-from pipeline.repair.resolve_layers import walk
+from pipeline.repair.dense_targets import DenseTargets, dense_targets
+from pipeline.repair.resolve_layers import resolve_layers
 from pipeline.scoring.collect import Loss
 from pipeline.scoring.layer_stats import LayerStats
 from pipeline.store.reports import Trial
@@ -33,8 +33,7 @@ class TrialSetup:
     """What all trials share: the same quick repair, judged on the same held-out samples."""
 
     dense: nn.Module
-    calibration: Calibration
-    targets: Targets
+    targets: DenseTargets
     """The dense network's outputs, to which the quick repair fits every layer."""
     teacher: Teacher
     held_out: Tensor
@@ -43,7 +42,7 @@ class TrialSetup:
     def try_plan(self, plan: PruningPlan) -> tuple[nn.Module, float]:
         """The pruned network, repaired, and its distance from the dense one; inf if not finite."""
         network = apply_plan(self.dense, plan)
-        walk(network, plan, self.targets, self.calibration.inputs, self.calibration.fitted, 0)
+        resolve_layers(network, plan, self.targets, 0)
         return network, distance_from(self.teacher, network, self.held_out)
 
 
@@ -56,8 +55,8 @@ def trial_setup(dense: nn.Module, calibration: Calibration, loss: Loss) -> Trial
     mixed = calibration.with_mixtures()
     held_out = mixed.inputs[mixed.fitted :]
     teacher = teacher_for_loss(dense, loss, [held_out], temperature=1.0)
-    targets = targets_of(dense, calibration.inputs, QUICK_REPAIR_ROWS)
-    return TrialSetup(dense, calibration, targets, teacher, held_out)
+    targets = dense_targets(dense, calibration.inputs, calibration.fitted, QUICK_REPAIR_ROWS)
+    return TrialSetup(dense, targets, teacher, held_out)
 
 
 def choose_by_trial(

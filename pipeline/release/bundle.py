@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 
+from exporters.exporter import resolved_device
 from pipeline.data.digest import file_digest
 from pipeline.store.files import disk_faults, write_json
 from pipeline.store.manifest import MANIFEST, manifest_fault, publish, write_manifest
@@ -19,10 +20,11 @@ from pipeline.store.runner import StageRecord
 from profiles.budget import Budget
 from profiles.device import DeviceProfile, Ssh
 from profiles.errors import ConfigError, IntegrityError
-from profiles.gate import Outcome, Verdict, judge, worst
-from profiles.measurement import Measurement, figures
+from profiles.figures import dense_samples, figures_of, shipped_samples
+from profiles.gate import EngineForDevice, Outcome, Verdict, judge, worst
+from profiles.measurement import Measurement
 from profiles.spec import FileName, Spec, explain, read_spec
-from profiles.waiver import Waiver
+from profiles.waiver import NO_WAIVERS, AcceptedWaivers, Waiver
 
 SCHEMA_VERSION = 2
 
@@ -33,7 +35,7 @@ class Terms(Spec):
     device_name: str
     device: DeviceProfile
     ssh: Ssh | None
-    """Where it was measured, without the key to it; on the machine that made the bundle if None."""
+    """The board that measured, without the key to it; None for the machine that made the bundle."""
     budget: Budget
     engine: FileName
     """The engine that would ship, a file of the bundle."""
@@ -43,7 +45,7 @@ class Terms(Spec):
 
 
 class AllTerms(Spec):
-    """Those of every target."""
+    """The terms of every target of a bundle."""
 
     schema_version: Literal[2] = 2
     targets: Annotated[tuple[Terms, ...], Field(min_length=1)]
@@ -59,13 +61,11 @@ class Judged:
 
     def dense(self) -> dict[str, float]:
         """The dense network's figures."""
-        calls = [run.dense for run in self.measurement.latency]
-        return figures(self.measurement.dense, calls, self.measurement.batch)
+        return figures_of(dense_samples(self.measurement))
 
     def shipped(self) -> dict[str, float]:
         """The figures of the engine that would ship."""
-        calls = [run.shipped for run in self.measurement.latency]
-        return figures(self.measurement.shipped, calls, self.measurement.batch)
+        return figures_of(shipped_samples(self.measurement))
 
 
 @dataclass(frozen=True)
@@ -88,24 +88,25 @@ def judge_bundle(folder: Path, waivers: Sequence[Waiver] = (), today: date = dat
     is no bundle.
     """
     check_bundle(folder)
+    accepted = AcceptedWaivers(tuple(waivers), today)
     found = []
     for terms in read_spec(folder / "targets.json", AllTerms).targets:
         measurement = read_measurement(folder / terms.measurement)
-        found.append(judged(terms, measurement, folder / terms.engine, waivers, today))
+        # Bundles of before devices had `gpu` do not tell it.
+        terms = terms.model_copy(update={"device": resolved_device(terms.device)})
+        found.append(judge_target(terms, measurement, folder / terms.engine, accepted))
     return Release(read_spec(folder / "prune.json", PruneReport), tuple(found))
 
 
-def judged(
+def judge_target(
     terms: Terms,
     measurement: Measurement,
-    engine: Path,
-    waivers: Sequence[Waiver] = (),
-    today: date = date.max,
+    engine_path: Path,
+    accepted: AcceptedWaivers = NO_WAIVERS,
 ) -> Judged:
-    """The verdict on a measurement of the file `engine` under a target's terms."""
-    name, digest = terms.device_name, file_digest(engine)
-    verdict = judge(measurement, terms.budget, name, terms.device, digest, waivers, today)
-    return Judged(terms, measurement, verdict)
+    """The verdict on a measurement of the engine at `engine_path` under a target's terms."""
+    engine = EngineForDevice(file_digest(engine_path), terms.device_name, terms.device)
+    return Judged(terms, measurement, judge(measurement, terms.budget, engine, accepted))
 
 
 def check_bundle(folder: Path) -> None:

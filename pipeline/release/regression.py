@@ -6,19 +6,8 @@ from dataclasses import replace
 from pipeline.release.bundle import Judged, Release
 from profiles.budget import Budget
 from profiles.errors import ConfigError
-from profiles.gate import Check, Verdict, judge, unmeasured
-
-FIGURES = (
-    "macs",
-    "parameters",
-    "engine_size_mib",
-    "latency_p50_ms",
-    "latency_p95_ms",
-    "first_inference_ms",
-    "peak_memory_mib",
-)
-"""What may not grow."""
-TIMES = ("latency_p50_ms", "latency_p95_ms", "first_inference_ms")
+from profiles.gate import Check, EngineForDevice, Verdict, judge
+from profiles.limits import LAST_RELEASE, LIMITS, Limit, not_measured_on
 
 
 def against(found: Release, last: Release, tolerance: float, top1_drop: float) -> Release:
@@ -31,7 +20,10 @@ def against(found: Release, last: Release, tolerance: float, top1_drop: float) -
     old = {target.terms.device_name: target for target in last.targets}
     missing = [t.terms.device_name for t in found.targets if t.terms.device_name not in old]
     if missing:
-        raise ConfigError(f"the last bundle has no target {missing[0]!r}: compare it by hand")
+        raise ConfigError(
+            f"--against: the last bundle has no target {missing[0]!r}, only {', '.join(old)}: "
+            "give a bundle made for the same targets"
+        )
     targets = tuple(
         _compared(target, old[target.terms.device_name], tolerance, top1_drop)
         for target in found.targets
@@ -40,19 +32,20 @@ def against(found: Release, last: Release, tolerance: float, top1_drop: float) -
 
 
 def _compared(target: Judged, last: Judged, tolerance: float, top1_drop: float) -> Judged:
+    terms = target.terms
     limits: dict[str, float] = {"top1_drop": top1_drop}
     checks = []
-    for name, figure in last.shipped().items():
-        if name not in FIGURES or name in unmeasured(target.terms.device):
+    figures, not_measured = last.shipped(), not_measured_on(terms.device)
+    for name, limit in LIMITS.items():
+        if not limit.compared_with_last or name in not_measured:
             continue
-        reason = _incomparable(name, figure, target, last)
+        reason = _incomparable(limit, figures[name], target, last)
         if reason:
             checks.append(
                 Check(name, math.nan, math.nan, math.nan, math.nan, "inconclusive", reason)
             )
         else:
-            limit = figure * (1 + tolerance)
-            limits[name] = int(limit) if name in ("macs", "parameters") else limit
+            limits[name] = _with_tolerance(figures[name], tolerance)
     # The last release takes the dense network's place: its scores are what may not be lost.
     baseline = target.measurement.dense.model_copy(
         update={
@@ -63,19 +56,23 @@ def _compared(target: Judged, last: Judged, tolerance: float, top1_drop: float) 
     verdict = judge(
         target.measurement.model_copy(update={"dense": baseline}),
         Budget.model_validate(limits),
-        target.terms.device_name,
-        target.terms.device,
-        target.measurement.shipped.sha256,
+        EngineForDevice(target.measurement.shipped.sha256, terms.device_name, terms.device),
     )
-    named = [replace(c, name=f"last:{c.name}") for c in (*verdict.checks, *checks)]
-    return Judged(target.terms, target.measurement, Verdict((*target.verdict.checks, *named)))
+    named = [replace(c, name=f"{LAST_RELEASE}{c.name}") for c in (*verdict.checks, *checks)]
+    return Judged(terms, target.measurement, Verdict((*target.verdict.checks, *named)))
 
 
-def _incomparable(name: str, figure: float, target: Judged, last: Judged) -> str:
+def _with_tolerance(figure: float, tolerance: float) -> float:
+    """The limit on a figure; a whole number for what is counted."""
+    limit = figure * (1 + tolerance)
+    return int(limit) if isinstance(figure, int) else limit
+
+
+def _incomparable(limit: Limit, figure: float, target: Judged, last: Judged) -> str:
     if not math.isfinite(figure):
-        return "the last release has no such figure"
+        return "the last release has no such figure; compare with a bundle that has"
     before, now = (one.measurement.host.processors() for one in (last, target))
-    if name in TIMES and before != now:
+    if limit.depends_on_processor and before != now:
         were, are = ", ".join(before), ", ".join(now)
         return f"the last release was measured on {were}, this one on {are}"
     return ""

@@ -4,6 +4,7 @@ import logging
 import math
 from pathlib import Path
 
+from exporters.exporter import runtime_distributions
 from pipeline.measure.places import place_of
 from pipeline.measure.sessions import (
     EnginePair,
@@ -13,7 +14,7 @@ from pipeline.measure.sessions import (
     time_engines,
     timing_of,
 )
-from pipeline.release.bundle import Judged, Release, judge_bundle, judged
+from pipeline.release.bundle import Judged, Release, judge_bundle, judge_target
 from profiles.errors import StageError
 
 log = logging.getLogger("slimgate")
@@ -26,16 +27,17 @@ def remeasure(bundle: Path, settings: Measure) -> Release:
     The engines are run only after the bundle was found to be as its manifest says.
     """
     before = judge_bundle(bundle)
-    targets = tuple(_again(bundle, target, settings) for target in before.targets)
+    targets = tuple(_remeasured(bundle, target, settings) for target in before.targets)
     return Release(before.pruned, targets)
 
 
-def _again(bundle: Path, target: Judged, settings: Measure) -> Judged:
+def _remeasured(bundle: Path, target: Judged, settings: Measure) -> Judged:
     terms, old = target.terms, target.measurement
     if old.dense.unverified or old.shipped.unverified:
         raise StageError(
-            f"{bundle}: its engines were never held to their network: {old.shipped.unverified}; "
-            "build it where they run"
+            f"{bundle}: {terms.device_name}: the engines' outputs were never compared with the "
+            f"model's ({old.shipped.unverified or old.dense.unverified}); run the recipe where the "
+            "engines run"
         )
     device = terms.device
     pair = EnginePair(
@@ -47,10 +49,10 @@ def _again(bundle: Path, target: Judged, settings: Measure) -> Judged:
         runs = time_engines(place, pair, timing_of(device, terms.budget, settings))
         host = place.host()
     outputs: dict[str, object] = {}
-    if not host.computes_as(old.host):
+    if not host.computes_as(old.host, runtime_distributions()):
         log.warning(
-            "%s: another machine or runtime than the one that gave its scores; slimgate run "
-            "gives them anew",
+            "%s: the scores are of another machine or runtime and do not count here; "
+            "slimgate run measures them anew",
             terms.device_name,
         )
         outputs = {"scores": (), "samples_sha256": "", "parity_error": math.nan}
@@ -62,4 +64,4 @@ def _again(bundle: Path, target: Judged, settings: Measure) -> Judged:
             "latency": runs,
         }
     )
-    return judged(terms, measurement, bundle / terms.engine)
+    return judge_target(terms, measurement, bundle / terms.engine)

@@ -7,9 +7,10 @@ from math import cos, pi
 import torch
 from torch import Tensor
 
-from pipeline.layers.folded_layer import Folded, applied
+from pipeline.layers.folded_layer import Folded
 from pipeline.layers.output_sites import Site
-from pipeline.layers.sampled_rows import output_rows, weight_of
+from pipeline.layers.sampled_rows import output_rows
+from pipeline.network.layer_kinds import linear_map
 from pipeline.repair.ridge import relative_error
 
 LEARNING_RATE = 0.02
@@ -31,7 +32,7 @@ class Block:
     """[samples * n, outputs]: rows of what the last layer's output is added to."""
     target: Tensor
     """[samples * n, outputs]: the dense network's sum."""
-    chosen: Tensor
+    positions: Tensor
     """[samples, n]: the positions of the rows."""
 
     def error(self, weights: Sequence[Tensor], start: int, stop: int) -> Tensor:
@@ -49,14 +50,14 @@ class Block:
         value, found = self.inputs[start:stop], []
         pairs = zip(self.sites, self.layers, weights[::2], weights[1::2], strict=True)
         for site, folded, weight, bias in pairs:
-            found.append(applied(folded.layer, value, weight, bias))
+            found.append(linear_map(folded.layer).applied(value, weight, bias))
             value = found[-1].clamp(*site.range)
         return found
 
     def _sums(self, weights: Sequence[Tensor], start: int, stop: int) -> tuple[Tensor, Tensor]:
-        chosen = self.chosen[start:stop]
-        last = output_rows(self.layers[-1].layer, self.outputs(weights, start, stop)[-1], chosen)
-        first, end = (samples * chosen.shape[1] for samples in (start, stop))
+        positions = self.positions[start:stop]
+        last = output_rows(self.layers[-1].layer, self.outputs(weights, start, stop)[-1], positions)
+        first, end = (samples * positions.shape[1] for samples in (start, stop))
         return last + self.other[first:end], self.target[first:end]
 
 
@@ -91,7 +92,7 @@ def refine(block: Block, steps: int, fitted: int) -> list[Tensor] | None:
 
 
 def _start(folded: Folded) -> tuple[Tensor, Tensor]:
-    return weight_of(folded.layer, folded.weight()), folded.affine()[1]
+    return linear_map(folded.layer).weight_of(folded.weight()), folded.affine()[1]
 
 
 def _rate(values: Tensor, bias: bool) -> float:

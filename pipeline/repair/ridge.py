@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from pipeline.layers.follow import UNBOUNDED, Range
+from pipeline.layers.torch_calls import UNBOUNDED, Range
 
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """Tried, times the mean of the Gram matrix's diagonal; the held-out rows choose."""

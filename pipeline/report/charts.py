@@ -28,7 +28,8 @@ from pipeline.report.svg import (
     spread,
     words,
 )
-from profiles.gate import AT_LEAST, Check
+from profiles.gate import Check
+from profiles.limits import limit_of
 from profiles.measurement import NS_PER_MS, StartRun
 from profiles.statistics import Interval
 
@@ -74,7 +75,7 @@ class Times:
 
 
 @dataclass(frozen=True)
-class Limit:
+class TimeLimit:
     """The budget's limit on a percentile of times, ms."""
 
     name: str
@@ -108,8 +109,8 @@ def pareto(
         return None
     costs = _ends([p.cost for p in shown])
     scores = _ends([p.score for p in shown])
-    told = [f"{p.name}: score {p.score.measured:.4f}, {p.cost.measured:.3f}" for p in shown]
-    root = canvas(title, f"Score against {cost}. {'; '.join(told)}.", 310)
+    details = [f"{p.name}: score {p.score.measured:.4f}, {p.cost.measured:.3f}" for p in shown]
+    root = canvas(title, f"Score against {cost}. {'; '.join(details)}.", 310)
     low, high = min(scores), max(scores)
     near_cost = [most_cost] if most_cost <= FAR * max(costs) else []
     near_score = [least_score] if least_score >= low - FAR * (high - low) else []
@@ -134,7 +135,7 @@ def pareto(
     return Drawing(root)
 
 
-def histogram(title: str, series: Sequence[Times], limits: Sequence[Limit]) -> Drawing | None:
+def histogram(title: str, series: Sequence[Times], limits: Sequence[TimeLimit]) -> Drawing | None:
     """The share of calls by time, and below it the median of every process."""
     shown = [s for s in series if len(s.calls)]
     if not shown:
@@ -142,7 +143,7 @@ def histogram(title: str, series: Sequence[Times], limits: Sequence[Limit]) -> D
     bottom = 190.0
     rows = bottom + 20 * len(shown)
     across = _time_scale(shown, limits)
-    root = canvas(title, f"Distribution of wall times. {_told(shown)}.", rows + 46)
+    root = canvas(title, f"Distribution of wall times. {_medians_words(shown)}.", rows + 46)
     edges = np.linspace(across.low, across.high, BINS + 1)
     parts = [100 * np.histogram(s.calls, edges)[0] / len(s.calls) for s in shown]
     up = scale_over([0, *(float(part.max()) for part in parts)], bottom, 34)
@@ -167,14 +168,18 @@ def histogram(title: str, series: Sequence[Times], limits: Sequence[Limit]) -> D
     return Drawing(root)
 
 
-def distribution(title: str, series: Sequence[Times], limits: Sequence[Limit]) -> Drawing | None:
+def distribution(
+    title: str, series: Sequence[Times], limits: Sequence[TimeLimit]
+) -> Drawing | None:
     """The share of calls that took at most so long; a curve has to pass left of a limit's mark."""
     shown = [s for s in series if len(s.calls)]
     if not shown:
         return None
     bottom = 236.0
     across, up = _time_scale(shown, limits), Scale(0, 1, bottom, 34)
-    root = canvas(title, f"Cumulative share of calls by wall time. {_told(shown)}.", bottom + 40)
+    root = canvas(
+        title, f"Cumulative share of calls by wall time. {_medians_words(shown)}.", bottom + 40
+    )
     axis_up(root, up, "share of calls that took at most so long")
     axis_across(root, across, 34, bottom, TIME)
     for s in shown:
@@ -190,7 +195,14 @@ def distribution(title: str, series: Sequence[Times], limits: Sequence[Limit]) -
         if limit.at <= across.high:
             marker(root, "diamond", "target", across(limit.at), up(limit.percentile / 100))
     for n, s in enumerate(reversed(shown)):
-        words(root, f"direct halo {s.kind}", RIGHT - 4, bottom - 10 - 16 * n, _told([s]), "end")
+        words(
+            root,
+            f"direct halo {s.kind}",
+            RIGHT - 4,
+            bottom - 10 - 16 * n,
+            _medians_words([s]),
+            "end",
+        )
     return Drawing(root)
 
 
@@ -207,8 +219,8 @@ def memory(
     across = scale_over([*figures, *(limits if is_near else [])], LEFT + 20, RIGHT)
     bottom = 38 + 20.0 * len(rows)
     peaks = ", ".join(f"{name} {s.baseline_mib:.4g} to {s.peak_mib:.4g}" for name, _, s in rows)
-    told = f"Memory from the runtime alone to the peak, MiB: {peaks}."
-    root = canvas(title, told, bottom + 40)
+    details = f"Memory from the runtime alone to the peak, MiB: {peaks}."
+    root = canvas(title, details, bottom + 40)
     axis_across(root, across, 30, bottom, "resident memory of the process, MiB")
     for x, shape, means in (
         (12, "ring", "runtime alone"),
@@ -243,8 +255,8 @@ def channels(title: str, layers: Sequence[tuple[str, int, int]]) -> list[Drawing
     found = []
     for start in range(0, len(layers), rows):
         part = layers[start : start + rows]
-        told = "; ".join(f"{name}: {before} to {after}" for name, before, after in part)
-        root = canvas(title, f"Channels before and after pruning. {told}.", 26 + 20 * len(part))
+        details = "; ".join(f"{name}: {before} to {after}" for name, before, after in part)
+        root = canvas(title, f"Channels before and after pruning. {details}.", 26 + 20 * len(part))
         words(root, "label", scale.start, 14, "channels kept, of those before")
         for n, (name, before, after) in enumerate(part):
             y = 24 + 20.0 * n
@@ -263,8 +275,8 @@ def rows_across(title: str, label: str, rows: Sequence[Row]) -> Drawing | None:
         return None
     across = scale_over([0, *_ends([row.figure for row in shown])], 168, RIGHT - 6)
     bottom = 8 + 32.0 * len(shown)
-    told = "; ".join(f"{row.name}: {row.figure.measured:.4g} {row.note}" for row in shown)
-    root = canvas(title, f"{label}. {told}.", bottom + 40)
+    details = "; ".join(f"{row.name}: {row.figure.measured:.4g} {row.note}" for row in shown)
+    root = canvas(title, f"{label}. {details}.", bottom + 40)
     axis_across(root, across, 6, bottom, label)
     line(root, "axis", across(0), 6, across(0), bottom)
     for n, row in enumerate(shown):
@@ -280,12 +292,14 @@ def bullet(check: Check) -> Drawing | None:
     """A check in one line: its interval, beside the part of the axis that the limit allows."""
     if not drawable(check.measured, check.limit):
         return None
-    told = f"{check.measured:.4g} [{check.lower:.4g}, {check.upper:.4g}], limit {check.limit:.4g}"
-    root = canvas(check.name, told, 22, 150)
+    details = (
+        f"{check.measured:.4g} [{check.lower:.4g}, {check.upper:.4g}], limit {check.limit:.4g}"
+    )
+    root = canvas(check.name, details, 22, 150)
     figures = [check.measured, check.lower, check.upper, 1.2 * check.limit]
     across = scale_over([0, *figures], 3, 147, 0.03)
     limit = across(check.limit)
-    allowed = (limit, across.end) if check.name in AT_LEAST else (across.start, limit)
+    allowed = (limit, across.end) if limit_of(check.name).is_minimum else (across.start, limit)
     box(root, "track", across.start, 7, across.end - across.start, 8)
     box(root, "allowed", allowed[0], 7, allowed[1] - allowed[0], 8)
     found = Interval(check.measured, check.lower, check.upper)
@@ -342,7 +356,7 @@ def _starts(kind: Kind, starts: Sequence[StartRun]) -> list[tuple[str, Kind, Sta
     return [(f"{kind} {n}", kind, start) for n, start in enumerate(whole[:MOST_STARTS], 1)]
 
 
-def _time_scale(series: Sequence[Times], limits: Sequence[Limit]) -> Scale:
+def _time_scale(series: Sequence[Times], limits: Sequence[TimeLimit]) -> Scale:
     """From the fastest call to nearly the slowest, and to the limits near it."""
     low = min(float(s.calls[0]) for s in series)
     high = max(float(np.quantile(s.calls, SHOWN_PART)) for s in series)
@@ -351,7 +365,11 @@ def _time_scale(series: Sequence[Times], limits: Sequence[Limit]) -> Scale:
 
 
 def _limit_lines(
-    root: Element, across: Scale, limits: Sequence[Limit], heights: Sequence[float], bottom: float
+    root: Element,
+    across: Scale,
+    limits: Sequence[TimeLimit],
+    heights: Sequence[float],
+    bottom: float,
 ) -> None:
     """The limits, each with its name at its height; an arrow in place of a line for one far off."""
     for limit in limits:
@@ -367,7 +385,7 @@ def _limit_lines(
         words(root, "limit-text halo", x + side, y, text, anchor)
 
 
-def _told(series: Sequence[Times]) -> str:
+def _medians_words(series: Sequence[Times]) -> str:
     """The percentiles in words."""
     parts = []
     for s in series:

@@ -9,11 +9,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pipeline.release.bundle import Release
 from pipeline.report.charts import Row, channels, pareto, rows_across
-from pipeline.report.target_charts import Figure, points_of
+from pipeline.report.content import ReportContent
+from pipeline.report.target_charts import Chart, points_of
 from pipeline.report.target_section import CheckView, TargetView, number, target_view
 from pipeline.report.text import macs_line, step_rows
-from pipeline.store.reports import CheckReport, ExportReport, PruneReport, RepairReport, Trial
-from pipeline.store.runner import StageRecord
+from pipeline.store.reports import ExportReport, PruneReport, Trial
 from profiles.gate import Outcome
 from profiles.statistics import exact
 
@@ -25,20 +25,21 @@ LEADS = {
 
 
 @dataclass(frozen=True)
-class Concern:
-    """A check that did not simply pass, and on which target."""
+class UnpassedCheck:
+    """A check that failed, is inconclusive or passed by a waiver only."""
 
     target: str
     view: CheckView
 
 
 @dataclass(frozen=True)
-class Link:
-    """A step from the network to an engine, and how far its outputs are from its source's."""
+class ExportStep:
+    """A step from the network to an engine."""
 
     made: str
     how: str
-    differs: str
+    difference: str
+    """How far the outputs are from those of the step before, in words."""
 
 
 @dataclass(frozen=True)
@@ -49,17 +50,12 @@ class Summary:
     names: str
     lead: str
     counts: str
-    concerns: tuple[Concern, ...]
+    not_passed: tuple[UnpassedCheck, ...]
 
 
-def page(
-    found: Release,
-    repaired: RepairReport | None,
-    checked: CheckReport | None,
-    exported: ExportReport,
-    stages: Sequence[StageRecord],
-) -> str:
-    """The page."""
+def page(content: ReportContent) -> str:
+    """The report as HTML."""
+    found, checked, exported = content.release, content.checked, content.exported
     environment = Environment(
         loader=PackageLoader("pipeline.report", "."),
         autoescape=True,
@@ -80,20 +76,20 @@ def page(
         pruned=found.pruned,
         macs=macs[0].upper() + macs[1:],
         trials=_trials(found.pruned),
-        repaired=repaired,
+        repaired=content.repaired,
         checked=checked,
         channels=channels("Channels by layer", groups),
         exported=exported,
-        chain=_chain(found, exported),
+        export_steps=_export_steps(found, exported),
         multiple=multiple,
         steps=step_rows(exported, multiple),
-        stages=stages,
+        stages=content.stages,
     )
 
 
 def _summary(found: Release, views: Sequence[TargetView]) -> Summary:
-    concerns = [
-        Concern(view.judged.terms.device_name, line)
+    not_passed = [
+        UnpassedCheck(view.judged.terms.device_name, line)
         for view in views
         for line in view.checks
         if line.check.status != "pass"
@@ -101,17 +97,17 @@ def _summary(found: Release, views: Sequence[TargetView]) -> Summary:
     lines = [line for view in views for line in view.checks]
     counts = Counter(line.check.status for line in lines)
     by_waiver = found.status == "pass" and "waived" in counts
-    told = ", ".join(f"{count} {status}" for status, count in counts.items())
+    by_status = ", ".join(f"{count} {status}" for status, count in counts.items())
     return Summary(
         status=found.status,
         names=", ".join(target.terms.device_name for target in found.targets),
         lead="This release may ship by waiver." if by_waiver else LEADS[found.status],
-        counts=f"Of {len(lines)} checks: {told}." if lines else "Nothing was checked.",
-        concerns=tuple(concerns),
+        counts=f"Of {len(lines)} checks: {by_status}." if lines else "Nothing was checked.",
+        not_passed=tuple(not_passed),
     )
 
 
-def _overview(found: Release) -> Figure | None:
+def _overview(found: Release) -> Chart | None:
     """All targets in one drawing, where there are several."""
     if len(found.targets) < 2:
         return None
@@ -120,7 +116,7 @@ def _overview(found: Release) -> Figure | None:
     points += [points_of(target, target.terms.device_name)[1] for target in found.targets]
     title = "Accuracy against time"
     drawing = pareto(title, "time of a call, shipped / dense", points, math.nan, math.nan)
-    return Figure(
+    return Chart(
         title,
         drawing,
         "Bars are one-sided 95 % bounds of each engine alone; dense is drawn as measured on "
@@ -128,7 +124,7 @@ def _overview(found: Release) -> Figure | None:
     )
 
 
-def _trials(pruned: PruneReport) -> Figure | None:
+def _trials(pruned: PruneReport) -> Chart | None:
     """The distances of what was tried, where there is something to compare."""
     rows = [
         Row(
@@ -144,18 +140,18 @@ def _trials(pruned: PruneReport) -> Figure | None:
         return None
     title = "Distance from the dense network's outputs"
     drawing = rows_across(title, "distance, on held-out samples after a quick repair", rows)
-    return Figure(title, drawing, "Less is nearer to the dense network.")
+    return Chart(title, drawing, "Less is nearer to the dense network.")
 
 
-def _chain(found: Release, exported: ExportReport) -> list[Link]:
+def _export_steps(found: Release, exported: ExportReport) -> list[ExportStep]:
     """Every step of the network that ships, to the engine of each target."""
-    links = [
-        Link(
+    steps = [
+        ExportStep(
             "ONNX",
             f"{exported.method}, opset {exported.opset}",
             f"differs by {exported.export_error:.1e}",
         ),
-        Link(
+        ExportStep(
             "simplified ONNX",
             f"{exported.simplified_by or 'left as it is'}, "
             f"{exported.nodes_exported} → {exported.nodes} nodes",
@@ -165,10 +161,10 @@ def _chain(found: Release, exported: ExportReport) -> list[Link]:
     for target in found.targets:
         device, engine = target.terms.device, target.measurement.shipped
         error = engine.parity_error
-        told = "never compared" if math.isnan(error) else f"differs by {error:.1e}"
+        difference = "never compared" if math.isnan(error) else f"differs by {error:.1e}"
         how = f"{device.engine} {device.precision}, for {target.terms.device_name}"
-        links.append(Link("engine", how, engine.unverified or told))
-    return links
+        steps.append(ExportStep("engine", how, engine.unverified or difference))
+    return steps
 
 
 def _is_chosen(pruned: PruneReport, trial: Trial) -> bool:

@@ -3,11 +3,14 @@
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
 from pipeline.release.bundle import Release
+from pipeline.report.text import limit_words, measured_words
 from profiles.gate import Check
 
 
 def junit(found: Release) -> str:
-    """A test suite for each target, a test case for each check; only a pass or a waiver is none."""
+    """A test suite for each target, a test case for each check: a fail is a failure, an
+    inconclusive check an error, a pass and a waived check succeed.
+    """
     suites = Element("testsuites", name="slimgate")
     for target in found.targets:
         checks, name = target.verdict.checks, target.terms.device_name
@@ -27,7 +30,7 @@ def junit(found: Release) -> str:
 
 def _case(suite: Element, target: str, check: Check) -> None:
     case = SubElement(suite, "testcase", classname=f"slimgate.{target}", name=check.name)
-    figures = f"{check.measured:.6g} [{check.lower:.6g}, {check.upper:.6g}], {check.limit:.6g}"
+    figures = f"{measured_words(check)}, {limit_words(check)}"
     kinds = {"fail": "failure", "inconclusive": "error"}
     if check.status in kinds:
         problem = SubElement(case, kinds[check.status], message=check.reason)

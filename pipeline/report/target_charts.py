@@ -12,9 +12,9 @@ from pipeline.report.charts import (
     CURVE_POINTS,
     MOST_STARTS,
     SHOWN_PART,
-    Limit,
     Point,
     Row,
+    TimeLimit,
     distribution,
     histogram,
     memory,
@@ -24,34 +24,28 @@ from pipeline.report.charts import (
 )
 from pipeline.report.svg import Drawing
 from pipeline.store.reports import Baseline, PruneReport
-from profiles.gate import ESTIMATES
+from profiles.limits import LIMITS
 from profiles.measurement import Measurement, time_ratio
 from profiles.statistics import Interval, Z, exact, mean_bounds, paired_drop
 
-TIME_LIMITS = {
-    "latency_p50_ms": ("p50", 50),
-    "latency_p95_ms": ("p95", 95),
-    "latency_p99_ms": ("p99", 99),
-    "frame_p95_ms": ("frame p95", 95),
-    "frame_p99_ms": ("frame p99", 99),
-}
 MOST_CLASSES = 10
 
 
 @dataclass(frozen=True)
-class Figure:
-    """A drawing and what to know to read it; None where nothing was measured."""
+class Chart:
+    """A drawing and what to know to read it."""
 
     title: str
     drawing: Drawing | None
+    """None where nothing was measured that could be drawn."""
     caption: str
 
 
-def figures_of(
+def charts_of(
     judged: Judged,
     pruned: PruneReport,
     baselines: Sequence[Baseline],
-) -> tuple[Figure, ...]:
+) -> tuple[Chart, ...]:
     """Costs, times, memory, and classes where the samples have any."""
     by_time, by_macs = _costs(judged, pruned, baselines)
     by_class = [_by_class(judged.measurement)] if judged.measurement.labels else []
@@ -100,7 +94,7 @@ def paired_scores(measurement: Measurement) -> Float64 | None:
 
 def _costs(
     judged: Judged, pruned: PruneReport, baselines: Sequence[Baseline]
-) -> tuple[Figure, Figure]:
+) -> tuple[Chart, Chart]:
     measurement, limits = judged.measurement, judged.terms.budget.limits()
     dense, shipped = points_of(judged, "shipped")
     least = dense.score.measured - limits.get("top1_drop", math.nan)
@@ -112,7 +106,7 @@ def _costs(
         limits.get("latency_p50_ratio", math.nan),
         least,
     )
-    ratio = ESTIMATES["macs_ratio"](measurement)
+    ratio = LIMITS["macs_ratio"].estimate(measurement)
     others = [
         Point(b.name, "other", exact(pruned.macs_ratio), exact(b.score))
         for b in baselines
@@ -134,19 +128,22 @@ def _costs(
         "sample by sample, which is known better. The tinted area is what the budget allows."
     )
     return (
-        Figure("Accuracy against time", by_time, bars),
-        Figure("Accuracy against MACs", by_macs, bars),
+        Chart("Accuracy against time", by_time, bars),
+        Chart("Accuracy against MACs", by_macs, bars),
     )
 
 
-def _latency(judged: Judged) -> list[Figure]:
+def _latency(judged: Judged) -> list[Chart]:
     runs, limits = judged.measurement.latency, judged.terms.budget.limits()
     series = [
         times_of("dense", "dense", [run.dense.wall_ns for run in runs]),
         times_of("shipped", "shipped", [run.shipped.wall_ns for run in runs]),
         times_of("at pace", "paced", [run.frames_ns for run in runs]),
     ]
-    lines = [Limit(*TIME_LIMITS[name], limits[name]) for name in TIME_LIMITS if name in limits]
+    marks = {name: LIMITS[name].time_mark for name in limits}
+    lines = [
+        TimeLimit(mark.label, mark.percentile, limits[name]) for name, mark in marks.items() if mark
+    ]
     calls = sum(len(s.calls) for s in series)
     slowest = max((float(s.calls[-1]) for s in series if len(s.calls)), default=0.0)
     paced = " At pace: the engine that ships, called at the frame rate."
@@ -157,12 +154,12 @@ def _latency(judged: Judged) -> list[Figure]:
         f"took {slowest:.4g} ms."
     )
     return [
-        Figure(
+        Chart(
             "Time of a call",
             histogram("Time of a call", series, lines),
             f"{counted} Ticks below: the median of each process.{paced}",
         ),
-        Figure(
+        Chart(
             "Share of calls within a time",
             distribution("Share of calls within a time", series, lines),
             f"Drawn through at most {CURVE_POINTS} of each engine's calls, evenly by rank. "
@@ -171,11 +168,11 @@ def _latency(judged: Judged) -> list[Figure]:
     ]
 
 
-def _memory(judged: Judged) -> Figure:
+def _memory(judged: Judged) -> Chart:
     dense, shipped = judged.measurement.dense.starts, judged.measurement.shipped.starts
     limit = judged.terms.budget.limits().get("peak_memory_mib", math.nan)
     method = f" ({shipped[0].method})" if shipped else ""
-    return Figure(
+    return Chart(
         "Memory of fresh processes",
         memory("Memory of fresh processes", dense, shipped, limit),
         f"Each row is one process{method}; {len(dense)} and {len(shipped)} were measured, at most "
@@ -183,12 +180,12 @@ def _memory(judged: Judged) -> Figure:
     )
 
 
-def _by_class(measurement: Measurement) -> Figure:
+def _by_class(measurement: Measurement) -> Chart:
     """The classes that lose most."""
     title, pairs = "Change of accuracy by class", paired_scores(measurement)
     labels = np.asarray(measurement.labels)
     if pairs is None or len(labels) != pairs.shape[1]:
-        return Figure(title, None, "The labels are not of the samples that were scored.")
+        return Chart(title, None, "The labels are not of the samples that were scored.")
     found = np.unique(labels)
     changes = [
         float(np.mean(pairs[1, labels == label] - pairs[0, labels == label])) for label in found
@@ -201,7 +198,7 @@ def _by_class(measurement: Measurement) -> Figure:
         change = Interval(-100 * drop.measured, -100 * drop.upper, -100 * drop.lower)
         note = f"{before.mean():.3f} → {after.mean():.3f}, {len(before)} samples"
         rows.append(Row(f"class {label}", "shipped", change, note))
-    return Figure(
+    return Chart(
         title,
         rows_across(title, "change of the mean score, points of 100", rows),
         f"The {len(rows)} of {len(found)} classes that lose most, or gain least, with one-sided "

@@ -1,7 +1,7 @@
 """What the page shows of one target: each figure in words, in a table or in a drawing."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,51 +9,31 @@ import numpy as np
 from pipeline.release.bundle import Judged
 from pipeline.report.charts import bullet
 from pipeline.report.svg import Drawing, drawable
-from pipeline.report.target_charts import Figure, figures_of, paired_scores, score_bounds
+from pipeline.report.target_charts import Chart, charts_of, paired_scores, score_bounds
 from pipeline.report.text import comparison, slowest_rows
 from pipeline.store.reports import Baseline, PruneReport
-from profiles.gate import AT_LEAST, ESTIMATES, MAX_CONTROL_ERROR, Check, control_error
+from profiles.gate import Check
+from profiles.limits import LIMITS, limit_of
 from profiles.machine.conditions import Conditions
 from profiles.measurement import Measurement, energy_mj, top1_drop
+from profiles.requirements import MAX_CONTROL_ERROR, control_error
 
-CHECKS: Mapping[str, tuple[str, str, float]] = {
-    "top1_drop": ("Loss of accuracy", "", 1.0),
-    "parity_error": ("Engine's difference from its network", "", 1.0),
-    "macs": ("MACs (1 MAC = 2 FLOPs)", "MMACs", 1e-6),
-    "macs_ratio": ("MACs, shipped / dense", "", 1.0),
-    "parameters": ("Parameters", "", 1.0),
-    "parameters_ratio": ("Parameters, shipped / dense", "", 1.0),
-    "engine_size_mib": ("Engine file", "MiB", 1.0),
-    "engine_size_ratio": ("Engine file, shipped / dense", "", 1.0),
-    "latency_p50_ms": ("Median time of a call", "ms", 1.0),
-    "latency_p95_ms": ("95th percentile of a call", "ms", 1.0),
-    "latency_p99_ms": ("99th percentile of a call", "ms", 1.0),
-    "latency_p50_ratio": ("Median time, shipped / dense", "", 1.0),
-    "latency_p95_ratio": ("95th percentile, shipped / dense", "", 1.0),
-    "frame_p95_ms": ("95th percentile at the frame rate", "ms", 1.0),
-    "frame_p99_ms": ("99th percentile at the frame rate", "ms", 1.0),
-    "first_inference_ms": ("Loading and first call", "ms", 1.0),
-    "peak_memory_mib": ("Peak memory", "MiB", 1.0),
-    "peak_memory_ratio": ("Peak memory, shipped / dense", "", 1.0),
-    "throughput_per_s": ("Throughput", "samples/s", 1.0),
-    "energy_mj": ("Energy of a call", "mJ", 1.0),
-}
-"""Each limit's name in words, its unit there, and what to multiply it by."""
-UNTOLD = "not told by this machine"
+NOT_REPORTED = "not reported by this machine"
 NO_FIGURE = "no figure"
 UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True)
 class CheckView:
-    """One line of the budget."""
+    """One line of the budget, as it is shown."""
 
     check: Check
     label: str
     measured: str
     bounds: str
     limit: str
-    words: str
+    explanation: str
+    """Why it did not pass; where it did, how far within the limit it is."""
     bullet: Drawing | None
 
 
@@ -67,13 +47,13 @@ class Tile:
 
 
 @dataclass(frozen=True)
-class Answers:
-    """Samples by whether the dense engine and the one that ships are right on them."""
+class CorrectnessCounts:
+    """The number of samples by which engines are right on them."""
 
-    both: int
-    lost: int
-    won: int
-    neither: int
+    both_right: int
+    only_dense_right: int
+    only_shipped_right: int
+    both_wrong: int
 
 
 @dataclass(frozen=True)
@@ -84,16 +64,17 @@ class TargetView:
     tiles: tuple[Tile, ...]
     checks: tuple[CheckView, ...]
     comparison: tuple[tuple[str, str, str, str], ...]
-    answers: Answers | None
+    correctness: CorrectnessCounts | None
+    """None where scores do not pair, or are not only right (1) and wrong (0)."""
     scoring: str
     energy: str
     slowest: tuple[tuple[str, str, str], ...]
     """Rows of layer, ms, part of all layers."""
-    figures: tuple[Figure, ...]
+    charts: tuple[Chart, ...]
     conditions: tuple[tuple[str, str, str, str], ...]
     """Rows of name, least, median, most."""
-    remarks: tuple[str, ...]
-    """On the conditions."""
+    condition_notes: tuple[str, ...]
+    """Sentences on the conditions."""
 
 
 def target_view(
@@ -101,20 +82,20 @@ def target_view(
     pruned: PruneReport,
     baselines: Sequence[Baseline],
 ) -> TargetView:
-    """All of it."""
+    """Everything that the page shows of a judged target."""
     measurement = judged.measurement
     return TargetView(
         judged=judged,
         tiles=_tiles(measurement),
         checks=tuple(_check_view(check) for check in judged.verdict.checks),
         comparison=tuple(comparison(judged)),
-        answers=_answers(measurement),
+        correctness=_correctness(measurement),
         scoring=_scoring(measurement),
         energy=_energy(measurement),
         slowest=tuple(slowest_rows(measurement.shipped.layers_ms)),
-        figures=figures_of(judged, pruned, baselines),
+        charts=charts_of(judged, pruned, baselines),
         conditions=_conditions(measurement),
-        remarks=_remarks(measurement),
+        condition_notes=_condition_notes(measurement),
     )
 
 
@@ -128,15 +109,15 @@ def number(value: float) -> str:
 
 
 def _check_view(check: Check) -> CheckView:
-    label, unit, scale = CHECKS[check.name]
-    lower, upper = number(scale * check.lower), number(scale * check.upper)
-    sign = "≥" if check.name in AT_LEAST else "≤"
+    limit = limit_of(check.name)
+    lower, upper = number(limit.scale * check.lower), number(limit.scale * check.upper)
+    sign = "≥" if limit.is_minimum else "≤"
     return CheckView(
         check,
-        label,
-        _with_unit(scale * check.measured, unit),
+        limit.label,
+        _with_unit(limit.scale * check.measured, limit.unit),
         "" if math.isnan(check.measured) or lower == upper else f"[{lower}, {upper}]",
-        f"{sign} {_with_unit(scale * check.limit, unit)}",
+        f"{sign} {_with_unit(limit.scale * check.limit, limit.unit)}",
         check.reason or _spare(check),
         bullet(check),
     )
@@ -148,8 +129,8 @@ def _with_unit(value: float, unit: str) -> str:
 
 def _spare(check: Check) -> str:
     """How far within the limit the worse bound is, as a part of it."""
-    at_least = check.name in AT_LEAST
-    spare = check.lower - check.limit if at_least else check.limit - check.upper
+    is_minimum = limit_of(check.name).is_minimum
+    spare = check.lower - check.limit if is_minimum else check.limit - check.upper
     if not check.limit or not math.isfinite(spare):
         return "within the limit"
     return f"{spare / check.limit:.0%} to spare"
@@ -172,23 +153,22 @@ def _tiles(measurement: Measurement) -> tuple[Tile, ...]:
     )
 
 
-def _ratio_tile(label: str, note: str, check: str, measurement: Measurement) -> Tile:
-    found = ESTIMATES[check](measurement)
+def _ratio_tile(label: str, note: str, limit: str, measurement: Measurement) -> Tile:
+    found = LIMITS[limit].estimate(measurement)
     value = UNKNOWN if math.isnan(found.measured) else f"{found.measured:.3f}"
     return Tile(label, value, note)
 
 
-def _answers(measurement: Measurement) -> Answers | None:
-    """None where scores do not pair, or are not only right (1) and wrong (0)."""
+def _correctness(measurement: Measurement) -> CorrectnessCounts | None:
     pairs = paired_scores(measurement)
     if pairs is None or not np.isin(pairs, (0.0, 1.0)).all():
         return None
     dense, shipped = pairs.astype(bool)
-    return Answers(
-        both=int(np.sum(dense & shipped)),
-        lost=int(np.sum(dense & ~shipped)),
-        won=int(np.sum(~dense & shipped)),
-        neither=int(np.sum(~(dense | shipped))),
+    return CorrectnessCounts(
+        both_right=int(np.sum(dense & shipped)),
+        only_dense_right=int(np.sum(dense & ~shipped)),
+        only_shipped_right=int(np.sum(~dense & shipped)),
+        both_wrong=int(np.sum(~(dense | shipped))),
     )
 
 
@@ -233,27 +213,27 @@ def _spread(
 
 
 def _least_to_most(name: str, values: Sequence[float | None]) -> tuple[str, str, str, str]:
-    told = [value for value in values if value is not None and drawable(value)]
-    if not told:
-        return (name, UNTOLD, "", "")
-    return (name, number(min(told)), number(float(np.median(told))), number(max(told)))
+    known = [value for value in values if value is not None and drawable(value)]
+    if not known:
+        return (name, NOT_REPORTED, "", "")
+    return (name, number(min(known)), number(float(np.median(known))), number(max(known)))
 
 
-def _remarks(measurement: Measurement) -> tuple[str, ...]:
+def _condition_notes(measurement: Measurement) -> tuple[str, ...]:
     looks = [look for run in measurement.latency for look in run.conditions]
     if not looks:
         return ("No times were measured, so no conditions either.",)
     throttled = [look.throttled for look in looks if look.throttled is not None]
     events = any(look.throttle_events is not None for look in looks)
-    held = sum(run.was_throttled() for run in measurement.latency)
+    slowed = sum(run.was_throttled() for run in measurement.latency)
     governors = sorted({look.governor for look in looks if look.governor is not None})
     control = control_error(measurement.latency, measurement.clock)
-    told = f"in {held} of {len(measurement.latency)} processes" if throttled or events else UNTOLD
+    processes = f"in {slowed} of {len(measurement.latency)} processes"
     settled = sum(run.warm for run in measurement.latency)
     differs = NO_FIGURE if math.isnan(control) else f"{control:.2%}"
     return (
-        f"Throttled: {told}.",
-        f"Governor: {', '.join(governors) or UNTOLD}.",
+        f"Throttled: {processes if throttled or events else NOT_REPORTED}.",
+        f"Governor: {', '.join(governors) or NOT_REPORTED}.",
         f"Warm-up settled in {settled} of {len(measurement.latency)} processes.",
         f"The dense engine timed against itself differs by {differs}, {MAX_CONTROL_ERROR:.0%} at "
         "most.",

@@ -5,65 +5,56 @@ from collections.abc import Mapping, Sequence
 
 from exporters.graph.cost import LayerCost
 from pipeline.release.bundle import Judged, Release
+from pipeline.report.content import ReportContent
 from pipeline.store.reports import CheckReport, ExportReport, PruneReport, RepairReport
-from pipeline.store.runner import StageRecord
-from profiles.gate import AT_LEAST, Check
-
-ROWS = {
-    "top1": ("top-1", "{:.4f}", 1.0),
-    "macs": ("MMACs (1 MAC = 2 FLOPs)", "{:.3f}", 1e-6),
-    "flops": ("MFLOPs", "{:.3f}", 1e-6),
-    "parameters": ("parameters", "{:.0f}", 1.0),
-    "engine_size_mib": ("engine, MiB", "{:.3f}", 1.0),
-    "latency_p50_ms": ("p50 wall, ms", "{:.3f}", 1.0),
-    "latency_p95_ms": ("p95 wall, ms", "{:.3f}", 1.0),
-    "latency_p99_ms": ("p99 wall, ms", "{:.3f}", 1.0),
-    "cpu_p50_ms": ("p50 CPU, ms", "{:.3f}", 1.0),
-    "throughput_per_s": ("samples a second", "{:.1f}", 1.0),
-    "first_inference_ms": ("first inference, ms", "{:.2f}", 1.0),
-    "peak_memory_mib": ("peak memory, MiB", "{:.2f}", 1.0),
-    "steady_memory_mib": ("steady memory, MiB", "{:.2f}", 1.0),
-}
-
+from profiles.figures import FIGURES
+from profiles.gate import Check
+from profiles.limits import limit_of
 
 SLOWEST = 10
-"""Layers that are named."""
+"""The most layers that are named."""
 
 
 def comparison(found: Judged) -> list[tuple[str, str, str, str]]:
     """Rows of name, dense, shipped, shipped / dense; a dash for what was not measured."""
     dense, shipped = found.dense(), found.shipped()
     rows = []
-    for key, (name, form, scale) in ROWS.items():
-        before, after = dense[key], shipped[key]
+    for name, figure in FIGURES.items():
+        before, after = dense[name], shipped[name]
         ratio = after / before if before else math.nan
-        cells = (_cell_of(form, before * scale), _cell_of(form, after * scale))
-        rows.append((name, *cells, _cell_of("{:.3f}", ratio)))
+        rows.append(
+            (
+                figure.label,
+                _decimal(figure.scale * before, figure.decimals),
+                _decimal(figure.scale * after, figure.decimals),
+                _decimal(ratio, 3),
+            )
+        )
     return rows
 
 
-def _cell_of(form: str, value: float) -> str:
-    return form.format(value) if math.isfinite(value) else "-"
+def _decimal(value: float, decimals: int) -> str:
+    return f"{value:.{decimals}f}" if math.isfinite(value) else "-"
 
 
 def check_lines(found: Judged) -> list[tuple[str, str, str, str, str]]:
     """Rows of name, measured with its interval, limit, status, reason."""
     return [
-        (
-            check.name,
-            _measured(check),
-            f"{'>=' if check.name in AT_LEAST else '<='} {check.limit:.6g}",
-            check.status,
-            check.reason,
-        )
+        (check.name, measured_words(check), limit_words(check), check.status, check.reason)
         for check in found.verdict.checks
     ]
 
 
-def _measured(check: Check) -> str:
+def measured_words(check: Check) -> str:
+    """The figure and its bounds, in the unit of the check's name; a dash where there is none."""
     if math.isnan(check.measured):
         return "-"
     return f"{check.measured:.6g} [{check.lower:.6g}, {check.upper:.6g}]"
+
+
+def limit_words(check: Check) -> str:
+    """The limit, and on which side of it the figure must be."""
+    return f"{'>=' if limit_of(check.name).is_minimum else '<='} {check.limit:.6g}"
 
 
 def text(found: Release) -> str:
@@ -91,21 +82,16 @@ def macs_line(pruned: PruneReport) -> str:
     )
 
 
-def markdown(
-    found: Release,
-    repaired: RepairReport | None,
-    checked: CheckReport | None,
-    exported: ExportReport,
-    stages: Sequence[StageRecord],
-) -> str:
+def markdown(content: ReportContent) -> str:
     """One page: verdict, budgets, comparisons, choices, repair, layers, provenance."""
+    found, exported = content.release, content.exported
     refused = found.pruned.refused
     multiples = [target.terms.device.channel_multiple for target in found.targets]
     sections = [
         summary(found),
         *_choice(found.pruned),
-        *_repair(repaired),
-        *_checks(checked),
+        *_repair(content.repaired),
+        *_checks(content.checked),
         f"## Channels\n\n{macs_line(found.pruned).capitalize()}.\n\n"
         + _table(
             ("first layer of the group", "before", "after"),
@@ -121,7 +107,10 @@ def markdown(
         "## Stages\n\n"
         + _table(
             ("stage", "key", "cached", "seconds"),
-            [(s.name, s.key[:12], str(s.cached).lower(), f"{s.seconds:.1f}") for s in stages],
+            [
+                (s.name, s.key[:12], str(s.cached).lower(), f"{s.seconds:.1f}")
+                for s in content.stages
+            ],
         ),
     ]
     return "\n\n".join(sections) + "\n"

@@ -12,14 +12,15 @@ from torch import Tensor, nn
 from pipeline.data.arrays import Float64, FloatArray, Targets
 from pipeline.layers.torch_calls import Hook
 from pipeline.network.groups import Group
-from pipeline.network.plan import BATCH_NORMS, CONVOLUTIONS, TRANSPOSED, channels_of
+from pipeline.network.layer_kinds import BatchNorm, FilterBank, filter_bank, kind_of
 from pipeline.network.run import Loss, loss_of, outputs_of
-from pipeline.scoring.gradient_watch import Moments, Watch, Watched, by_channel, readers_of
+from pipeline.scoring.channel_sums import ChannelMoments, by_channel
+from pipeline.scoring.gradient_tracker import GradientSums, GradientTracker, readers_of
 from pipeline.scoring.layer_stats import Gradient, LayerStats, Need, Norm, Place
 from pipeline.scoring.relevance import Relevance
 from profiles.errors import StageError
 
-__all__ = ["Batch", "Float64", "LayerStats", "Loss", "Need", "collect", "rows", "stats_layers"]
+__all__ = ["Batch", "Float64", "LayerStats", "Loss", "Need", "collect", "stats_layers"]
 
 Batch = tuple[FloatArray, Targets]
 
@@ -41,7 +42,7 @@ def collect(
     names = stats_layers(network, groups)
     if not needs:
         layers = dict(network.named_modules())
-        return {name: _of_weights(name, layers[name], None) for name in names}
+        return {name: _of_weights(name, filter_bank(layers[name]), None) for name in names}
     network = copy.deepcopy(network).eval()
     device = next(network.parameters()).device
     found: _Pass | None = None
@@ -60,21 +61,11 @@ def collect(
 def stats_layers(network: nn.Module, groups: Sequence[Group]) -> list[str]:
     """The convolutions and linear layers that write or read a group, in the network's order."""
     members = {member.layer for group in groups for member in group.members}
-    kinds = (*CONVOLUTIONS, *TRANSPOSED, nn.Linear)
     return [
         name
         for name, layer in network.named_modules()
-        if name in members and isinstance(layer, kinds)
+        if name in members and isinstance(kind_of(layer), FilterBank)
     ]
-
-
-def rows(layer: nn.Module, values: Tensor) -> Tensor:
-    """A layer's weight, or its gradient, as [output channels, n]."""
-    if isinstance(layer, TRANSPOSED):
-        inputs, per_group = values.shape[:2]
-        split = values.reshape(layer.groups, inputs // layer.groups, per_group, -1)
-        return split.transpose(1, 2).reshape(layer.out_channels, -1)
-    return values.reshape(len(values), -1)
 
 
 def _check(layers: Sequence[LayerStats]) -> None:
@@ -97,28 +88,24 @@ def _finite(*fields: Float64) -> bool:
 def _norms(network: nn.Module, names: Sequence[str], feed: Tensor) -> dict[str, nn.Module]:
     """The batch norm of each layer that has one with a scale and running statistics."""
     layers = dict(network.named_modules())
-    pairs = readers_of(network, names, BATCH_NORMS, feed)
+    pairs = readers_of(network, names, BatchNorm.TYPES, feed)
     return {
-        name: norm
+        name: kind.layer
         for name, other in pairs.items()
-        if isinstance(norm := layers[other], BATCH_NORMS)
-        and norm.affine
-        and norm.running_var is not None
+        if isinstance(kind := kind_of(layers[other]), BatchNorm) and kind.foldable
     }
 
 
-def _bias(layer: nn.Module) -> Tensor:
+def _bias(layer: FilterBank) -> Tensor:
     """[out], zeros without one."""
-    bias: Tensor | None = getattr(layer, "bias", None)
-    if bias is not None:
-        return bias.detach()
-    return layer.get_parameter("weight").new_zeros(channels_of(layer, "out"))
+    if layer.bias is not None:
+        return layer.bias.detach()
+    return layer.weight.new_zeros(layer.channels("out"))
 
 
-def _of_weights(name: str, layer: nn.Module, norm: nn.Module | None) -> LayerStats:
-    weight = rows(layer, layer.get_parameter("weight"))
-    inputs, groups = channels_of(layer, "in"), int(getattr(layer, "groups", 1))
-    found = LayerStats(name, _array(weight), inputs, groups, _array(_bias(layer)))
+def _of_weights(name: str, layer: FilterBank, norm: nn.Module | None) -> LayerStats:
+    weight, inputs = layer.filters(layer.weight), layer.channels("in")
+    found = LayerStats(name, _array(weight), inputs, layer.groups, _array(_bias(layer)))
     return replace(found, norm=_norm(norm)) if norm else found
 
 
@@ -136,14 +123,16 @@ def _norm(norm: nn.Module) -> Norm:
     return Norm(_array(scale), _array(shift), _array(mean), _array(_deviation(norm)))
 
 
-def _watched(layer: nn.Module, norm: nn.Module | None) -> Watched:
+def _gradient_sums(layer: FilterBank, norm: nn.Module | None) -> GradientSums:
     bias = _bias(layer).double()
     if norm is None:
-        filters = rows(layer, layer.get_parameter("weight")).detach().double()
-        return Watched(torch.ones_like(bias), torch.zeros_like(bias), bias, filters.norm(dim=1))
+        filters = layer.filters(layer.weight).detach().double()
+        one, zero = torch.ones_like(bias), torch.zeros_like(bias)
+        return GradientSums(one, zero, bias, filters.norm(dim=1))
     scale, shift = (norm.get_parameter(name).detach().double() for name in ("weight", "bias"))
     slope = scale / _deviation(norm)
-    return Watched(slope, shift - slope * norm.get_buffer("running_mean"), shift, scale.abs())
+    intercept = shift - slope * norm.get_buffer("running_mean")
+    return GradientSums(slope, intercept, shift, scale.abs())
 
 
 class _Total:
@@ -164,34 +153,33 @@ class _Total:
 class _Gradients:
     """What the backward passes tell of one layer, batch by batch."""
 
-    def __init__(self, layer: nn.Module, norm: nn.Module | None) -> None:
+    def __init__(self, layer: FilterBank, norm: nn.Module | None) -> None:
         self._layer, self._norm = layer, norm
         self._totals: dict[str, _Total] = {}
-        self.watched = _watched(layer, norm)
-        for parameter in layer.parameters(recurse=False):
+        self.sums = _gradient_sums(layer, norm)
+        for parameter in layer.layer.parameters(recurse=False):
             parameter.requires_grad_(True)
 
     def end_of_batch(self) -> None:
         """Take this batch's gradients."""
-        weight = self._layer.get_parameter("weight")
+        weight, parameter = self._layer.weight, self._layer.bias
         if weight.grad is None:
             return
-        gradient, bias = rows(self._layer, weight.grad), _bias(self._layer)
-        parameter: Tensor | None = getattr(self._layer, "bias", None)
+        gradient, bias = self._layer.filters(weight.grad), _bias(self._layer)
         found = {"weight": gradient, "bias": torch.zeros_like(bias)}
         if parameter is not None and parameter.grad is not None:
             found["bias"] = parameter.grad
         # With c = <W, x> + b, the sum of dL/dc * c over positions; and so for batch norm.
-        inner = (rows(self._layer, weight.detach()) * gradient).sum(1)
+        inner = (self._layer.filters(weight.detach()) * gradient).sum(1)
         found["output"] = found["norm"] = inner + bias * found["bias"]
         if self._norm is not None:
             scale, shift = (self._norm.get_parameter(n).detach() for n in ("weight", "bias"))
-            mean, total = self._norm.get_buffer("running_mean"), self.watched.gradient
+            mean, total = self._norm.get_buffer("running_mean"), self.sums.gradient
             found["shift"] = total
-            found["scale"] = (self.watched.by_value - mean * total) / _deviation(self._norm)
+            found["scale"] = (self.sums.by_value - mean * total) / _deviation(self._norm)
             found["norm"] = scale * found["scale"] + shift * found["shift"]
-        found["activation"] = self.watched.by_activation
-        self.watched.begin_batch()
+        found["activation"] = self.sums.by_activation
+        self.sums.begin_batch()
         for name, value in found.items():
             self._totals.setdefault(name, _Total(value)).add(value)
 
@@ -211,9 +199,9 @@ class _Gradients:
             scale_gradient=gradients.get("scale", Gradient()),
             shift_gradient=gradients.get("shift", Gradient()),
             offsets={place: gradients[place] for place in places},
-            taylor=_array(self.watched.taylor) / samples,
-            offset=_array(self.watched.offset) / samples,
-            offset_per_position=_array(self.watched.per_position) / samples,
+            taylor=_array(self.sums.taylor) / samples,
+            offset=_array(self.sums.offset) / samples,
+            offset_per_position=_array(self.sums.per_position) / samples,
         )
 
 
@@ -228,10 +216,11 @@ class _Pass:
         needs: frozenset[Need],
     ) -> None:
         self._network, self._names, self._norms, self._needs = network, names, norms, needs
-        self._layers = dict(network.named_modules())
+        modules = dict(network.named_modules())
+        self._layers = {name: filter_bank(modules[name]) for name in names}
         self._samples = self._batches = 0
-        self._inputs = {name: Moments() for name in names}
-        self._outputs = {name: Moments() for name in names}
+        self._inputs = {name: ChannelMoments() for name in names}
+        self._outputs = {name: ChannelMoments() for name in names}
         for parameter in network.parameters():
             parameter.requires_grad_(False)
         self._relevance = Relevance(network, names, norms) if "relevance" in needs else None
@@ -248,8 +237,8 @@ class _Pass:
             if "gradients" in self._needs:
                 self._backward(feed, targets, loss)
             elif "activations" in self._needs:
-                watch = Watch({})
-                with self._hooks(watch), watch, torch.no_grad():
+                tracker = GradientTracker({})
+                with self._hooks(tracker), tracker, torch.no_grad():
                     outputs = outputs_of(self._network, feed)
                 if not bool(outputs.isfinite().all()):
                     raise StageError("the network's output is not finite")
@@ -276,9 +265,9 @@ class _Pass:
         return found
 
     def _backward(self, feed: Tensor, targets: Targets, loss: Loss) -> None:
-        watch = Watch({name: found.watched for name, found in self._gradients.items()})
-        with self._hooks(watch), torch.enable_grad():
-            with watch:
+        tracker = GradientTracker({name: found.sums for name, found in self._gradients.items()})
+        with self._hooks(tracker), torch.enable_grad():
+            with tracker:
                 # The sum over samples, so that batches of any size weigh by their samples.
                 value = loss_of(self._network, loss, feed, targets) * len(feed)
             value.backward()
@@ -287,33 +276,33 @@ class _Pass:
         self._network.zero_grad(set_to_none=True)
 
     @contextmanager
-    def _hooks(self, watch: Watch) -> Iterator[None]:
-        """For one forward pass: see every layer's input and output, and u for `watch`."""
+    def _hooks(self, tracker: GradientTracker) -> Iterator[None]:
+        """For one forward pass: see every layer's input and output, and u for `tracker`."""
         moments, gradients = "activations" in self._needs, "gradients" in self._needs
         handles = []
 
         def layer_hook(name: str) -> Hook:
-            last = isinstance(self._layers[name], nn.Linear)
+            last = self._layers[name].channels_last
 
             def hook(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
                 if moments:
                     given = by_channel(args[0].detach(), last)
-                    self._inputs[name].add(given, watch.is_positive(args[0]))
+                    self._inputs[name].add(given, tracker.is_non_negative(args[0]))
                     if name not in self._norms:
                         self._outputs[name].add(by_channel(output.detach(), last))
                 if gradients and name not in self._norms:
-                    watch.source(name, output, output, last)
+                    tracker.track(name, output, output, last)
 
             return hook
 
         def norm_hook(name: str) -> Hook:
             def hook(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
-                return watch.normed(name, args[0], output) if gradients else None
+                return tracker.track_normed(name, args[0], output) if gradients else None
 
             return hook
 
         for name in self._names:
-            handles.append(self._layers[name].register_forward_hook(layer_hook(name)))
+            handles.append(self._layers[name].layer.register_forward_hook(layer_hook(name)))
         for name, norm in self._norms.items():
             handles.append(norm.register_forward_hook(norm_hook(name)))
         try:
@@ -333,7 +322,8 @@ class _Pass:
 
             return hook
 
-        leaves = [(n, m) for n, m in self._layers.items() if not list(m.children())]
+        modules = self._network.named_modules()
+        leaves = [(n, m) for n, m in modules if not list(m.children())]
         handles = [leaf.register_forward_hook(hook_of(name)) for name, leaf in leaves]
         with torch.no_grad():
             self._network(feed)

@@ -17,14 +17,13 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from pipeline.data.arrays import Targets
 from pipeline.data.batches import check_labels
-from pipeline.layers.torch_calls import ACTIVATIONS, Function, is_in_place
-from pipeline.network.plan import CONVOLUTIONS, TRANSPOSED
+from pipeline.layers.torch_calls import ACTIVATIONS, Call, TorchCalls
+from pipeline.network.layer_kinds import FilterBank, kind_of
 from pipeline.network.run import outputs_of
-from pipeline.scoring.gradient_watch import by_channel
+from pipeline.scoring.channel_sums import by_channel
 from profiles.errors import ConfigError, StageError
 
 IDENTITY = ACTIVATIONS | {"batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm"}
@@ -45,9 +44,9 @@ class Relevance:
         self._totals: dict[str, Tensor] = {}
         self._halves: dict[str, tuple[nn.Module, nn.Module]] = {}
         self._layers = {
-            name: layer
+            name: kind
             for name, layer in network.named_modules()
-            if isinstance(layer, (*CONVOLUTIONS, *TRANSPOSED, nn.Linear))
+            if isinstance(kind := kind_of(layer), FilterBank)
         }
         for name, layer in self._layers.items():
             norm = norms.get(name)
@@ -64,10 +63,11 @@ class Relevance:
         """Propagate one batch. Raises ConfigError for targets that are not class labels."""
         feed = feed.detach().requires_grad_()
         handles = [
-            layer.register_forward_hook(self._rule(name)) for name, layer in self._layers.items()
+            kind.layer.register_forward_hook(self._rule(name))
+            for name, kind in self._layers.items()
         ]
         try:
-            with torch.enable_grad(), _Identity():
+            with torch.enable_grad(), _IdentityRule():
                 outputs = outputs_of(self._network, feed)
         finally:
             for handle in handles:
@@ -82,14 +82,15 @@ class Relevance:
 
     def _rule(self, name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
         plus, minus = self._halves[name]
+        last = self._layers[name].channels_last
 
-        def hook(layer: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        def hook(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
             x = args[0]
             if not x.requires_grad:
                 return output
             alone = x.view_as(x)  # its gradient comes from this layer only
             if name in self._names:
-                alone.register_hook(self._reader(name, x.detach(), isinstance(layer, nn.Linear)))
+                alone.register_hook(self._reader(name, x.detach(), last))
             positive: Tensor = plus(alone.clamp(min=0))
             if bool((x < 0).any()):
                 positive = positive + minus(alone.clamp(max=0))
@@ -105,27 +106,18 @@ class Relevance:
         return backward
 
 
-class _Identity(TorchFunctionMode):
+class _IdentityRule(TorchCalls):
     """Activations and normalisations hand on their relevance unchanged."""
 
-    def __torch_function__(
-        self,
-        func: Function,
-        types: Sequence[type],
-        args: tuple[object, ...] = (),
-        kwargs: dict[str, object] | None = None,
-    ) -> object:
-        kwargs = kwargs or {}
-        first = args[0] if args else kwargs.get("input")
-        name = getattr(func, "__name__", "").strip("_")
-        if name not in IDENTITY or not isinstance(first, Tensor) or not first.requires_grad:
-            return func(*args, **kwargs)
+    def on_call(self, call: Call) -> object:
+        first = call.first
+        if call.name not in IDENTITY or first is None or not first.requires_grad:
+            return call.run()
         with torch.no_grad():
-            before = first.detach().clone()
-            after = func(before, *args[1:], **{k: v for k, v in kwargs.items() if k != "input"})
+            after = call.run_on(first.detach().clone())
         if not isinstance(after, Tensor) or after.shape != first.shape:
-            return func(*args, **kwargs)
-        if not is_in_place(func, args, kwargs):
+            return call.run()
+        if not call.is_in_place:
             return _same_value(first, after)
         ratio = _ratio(after, first.detach())
         rest = after - first.detach() * ratio
@@ -143,25 +135,15 @@ def _same_value(part: Tensor, value: Tensor) -> Tensor:
     return scaled + (value - scaled.detach())
 
 
-def _half(layer: nn.Module, signs: Tensor | None, sign: int) -> nn.Module:
+def _half(layer: FilterBank, signs: Tensor | None, sign: int) -> nn.Module:
     """A copy of `layer` with its positive (or negative) weights only, and without a bias."""
-    half = copy.deepcopy(layer).requires_grad_(False)
+    half = copy.deepcopy(layer.layer).requires_grad_(False)
     weight = half.get_parameter("weight")
     if signs is not None:
-        weight.mul_(_by_weight(layer, signs))
+        weight.mul_(layer.at_weights(signs))
     weight.clamp_(min=0) if sign > 0 else weight.clamp_(max=0)
     half.register_parameter("bias", None)
     return half
-
-
-def _by_weight(layer: nn.Module, by_output: Tensor) -> Tensor:
-    """A value of each output channel, in a shape that multiplies the weight."""
-    dims = layer.get_parameter("weight").dim()
-    if not isinstance(layer, TRANSPOSED):
-        return by_output.reshape(-1, *[1] * (dims - 1))
-    split = by_output.reshape(layer.groups, 1, -1)
-    spread = split.expand(-1, layer.in_channels // layer.groups, -1)
-    return spread.reshape(layer.in_channels, -1, *[1] * (dims - 2))
 
 
 def _true_logits(outputs: Tensor, targets: Targets) -> Tensor:

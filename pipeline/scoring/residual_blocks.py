@@ -6,15 +6,12 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.overrides import TorchFunctionMode
 
-from pipeline.layers.torch_calls import Function, Hook
-from pipeline.network.plan import CONVOLUTIONS, TRANSPOSED
+from pipeline.layers.torch_calls import Call, Hook, TorchCalls
+from pipeline.network.layer_kinds import FILTER_BANKS
 from pipeline.network.run import outputs_of
 from pipeline.scoring.collect import Batch
 from profiles.errors import StageError
-
-SUMS = frozenset({"add", "iadd", "radd"})
 
 
 def block_scores(network: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
@@ -46,7 +43,7 @@ def residual_blocks(network: nn.Module, example: Tensor) -> list[str]:
     has convolutions or linear layers, one input, and one output of its shape.
     """
     network = copy.deepcopy(network).eval()
-    seen = _Sums()
+    seen = _SumFinder()
     handles = []
     for name, module in network.named_modules():
         if name and not isinstance(module, nn.Sequential) and _has_weights(module):
@@ -63,7 +60,7 @@ def residual_blocks(network: nn.Module, example: Tensor) -> list[str]:
     ]
 
 
-class _Sums(TorchFunctionMode):
+class _SumFinder(TorchCalls):
     """Finds the modules inside which something is added to their own input."""
 
     def __init__(self) -> None:
@@ -87,25 +84,19 @@ class _Sums(TorchFunctionMode):
 
         return hook
 
-    def __torch_function__(
-        self,
-        func: Function,
-        types: Sequence[type],
-        args: tuple[object, ...] = (),
-        kwargs: dict[str, object] | None = None,
-    ) -> object:
-        kwargs = kwargs or {}
-        if getattr(func, "__name__", "").strip("_") in SUMS:
+    def on_call(self, call: Call) -> object:
+        if call.is_addition:
             for name, given, _ in reversed(self._inside):
-                if given is not None and any(value is given for value in (*args, *kwargs.values())):
+                if given is not None and any(value is given for value in call.tensors):
                     self.found.add(name)
                     break
-        return func(*args, **kwargs)
+        return call.run()
 
 
 def _has_weights(module: nn.Module) -> bool:
-    kinds = (*CONVOLUTIONS, *TRANSPOSED, nn.Linear)
-    return any(child is not module and isinstance(child, kinds) for child in module.modules())
+    return any(
+        child is not module and isinstance(child, FILTER_BANKS) for child in module.modules()
+    )
 
 
 def _runs_without(network: nn.Module, name: str, example: Tensor) -> bool:

@@ -6,11 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.layers.folded_layer import Folded, folded
-from pipeline.layers.follow import following
 from pipeline.layers.output_sites import Site, find_sites, norms_of
-from pipeline.layers.record import DENSE_SAMPLES, Record
+from pipeline.layers.output_tracker import tracking
+from pipeline.layers.row_recorder import DENSE_SAMPLES, RowRecorder
 from pipeline.layers.sampled_rows import input_rows, positions
 from pipeline.network.groups import Group, Member
+from pipeline.network.layer_kinds import linear_map
 from pipeline.scoring.elimination import Consumer, Elimination, eliminate
 
 RIDGE = 1e-3
@@ -36,16 +37,16 @@ def eliminations(
     for start in range(0, len(inputs), DENSE_SAMPLES):
         part = slice(start, start + DENSE_SAMPLES)
         places = {name: found[part] for name, found in chosen.items()}
-        record = Record(layers, sites, places)
+        recorder = RowRecorder(layers, sites, places)
         handles = [layers[n].register_forward_pre_hook(moments[n].hook(places[n])) for n in names]
         try:
-            with torch.no_grad(), following(network, names, norms, record):
+            with torch.no_grad(), tracking(network, names, norms, recorder):
                 network(inputs[part])
         finally:
             for handle in handles:
                 handle.remove()
         for name in names:
-            moments[name].outputs(record.rows[name])
+            moments[name].outputs(recorder.rows[name])
     found = {}
     for group in groups:
         maps = [
@@ -95,7 +96,8 @@ class _Moments:
         output = self._output_sums / self._count
         variance = float((self._output_squares / self._count - output.square()).sum())
         weight = layer.weight().double().transpose(1, 2)
-        width = self._layer.get_parameter("weight").shape[1]  # the channels that one group reads
+        kind = linear_map(self._layer)
+        width = kind.channels("in") // kind.groups
         for number in range(len(moments)):
             mine = member.channels // width == number
             kernel = moments.shape[1] // width

@@ -21,7 +21,7 @@ class Build(EngineStage):
     def run(self, source: OnnxModel, out: Path, scratch: Path) -> None:
         exporter, path = self.exporter(), self.path(out)
         facts = exporter.build(source_of(source), path)
-        unverified = exporter.obstacle()
+        unverified = exporter.unavailable_reason()
         parities = None
         if unverified:
             log.warning("  built, unverified: %s", unverified)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from exporters.exporter import Fitted
+from exporters.exporter import HostFittedExporter
 from pipeline.measure.agreement import agreement
 from pipeline.stages.engine_stage import EngineStage, source_of
 from pipeline.store.artifacts import OnnxModel
@@ -41,7 +41,7 @@ class BuildThere(EngineStage):
     def run(self, source: OnnxModel, out: Path, scratch: Path) -> None:
         from pipeline.measure.board import reached  # needs the extra that talks to boards
 
-        prepared = self.exporter().prepared(source_of(source))
+        prepared = self.exporter().prepare(source_of(source))
         path = self.path(out)
         with reached(self.ssh) as device:
             if device.host() != self.host:
@@ -53,9 +53,9 @@ class BuildThere(EngineStage):
         facts = built.facts.model_copy(update={"remarks": prepared.remarks})
         write_json(out / "build.json", self.report(facts, parities))
 
-    def exporter(self) -> Fitted:
+    def exporter(self) -> HostFittedExporter:
         found = super().exporter()
-        if not isinstance(found, Fitted):
+        if not isinstance(found, HostFittedExporter):
             raise ConfigError(
                 f"{self.engine} engines cannot be built on a device over SSH; use the stage Build"
             )

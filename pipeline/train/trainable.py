@@ -6,11 +6,11 @@ from typing import Literal
 
 from torch import nn
 
-from pipeline.network.plan import BATCH_NORMS
+from pipeline.network.layer_kinds import BatchNorm
 from profiles.errors import ConfigError
 
 NORMS = (
-    *BATCH_NORMS,
+    *BatchNorm.TYPES,
     *(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
     *(nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.SyncBatchNorm),
 )

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from project import Project
+from user_project import Project
 
 from pipeline.release.bundle import read_measurement
 from pipeline.store.manifest import MANIFEST, write_manifest
@@ -133,7 +133,7 @@ EVIDENCE: dict[str, tuple[Callable[[Measurement], Measurement], str]] = {
     "a peak of NaN": (with_a_peak_of_nan, "a peak below its own baseline; measure again"),
     "one memory run": (
         lambda m: shipped(m, starts=m.shipped.starts[:1]),
-        "1 memory runs, 3 needed",
+        "too few starts: 1, 3 are needed for memory",
     ),
     "another engine": (
         lambda m: shipped(m, sha256=m.dense.sha256),

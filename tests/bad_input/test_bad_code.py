@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from project import NETWORK, TASK, Project
+from user_project import NETWORK, TASK, Project
 
 from pipeline.data.arrays import FloatArray, Split, Targets
 from pipeline.data.batches import balanced_indices, batches

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from project import Array, Canary, Project
+from user_project import Array, Canary, Project
 
 from pipeline.data.images import ArrayImages, Preprocessing, load_images
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from project import Outcome, Project
+from user_project import Outcome, Project
 
 import pipeline.measure.all_targets
 from pipeline.release.bundle import read_measurement

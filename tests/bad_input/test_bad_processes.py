@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from project import NETWORK, TASK, Project
+from user_project import NETWORK, TASK, Project
 
 from pipeline.store.store import Store
 

@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 
 import pytest
-from project import Project, Table
+from user_project import Project, Table
 
 TABLES: dict[str, tuple[dict[str, Table | None], list[str]]] = {
     "unknown table": ({"prunne": {"macs_ratio": 0.5}}, ["prunne: unknown key", "'prune'?"]),

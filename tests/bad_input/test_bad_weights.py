@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from project import NETWORK, Canary, Project
 from safetensors.torch import load_file, save, save_file
 from torch import Tensor
+from user_project import NETWORK, Canary, Project
 
 from pipeline.network.weights import read_weights
 from profiles.errors import ConfigError

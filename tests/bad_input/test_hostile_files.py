@@ -11,12 +11,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import hostile_child
-import hostile_external
+import hostile_external_data
 import hostile_onnx
+import hostile_opener_process
 import hostile_weights
 import pytest
-from hostile import Hostile, fresh
+from hostile_file import Hostile, fresh
 
 from exporters.graph.open import open_onnx
 
@@ -61,7 +61,7 @@ def outcomes(files: Sequence[Hostile], folder: Path) -> dict[str, str]:
     while len(found) < len(files):
         rest = files[len(found) :]
         child = subprocess.run(
-            [sys.executable, hostile_child.__file__, SECRET.hex()],
+            [sys.executable, hostile_opener_process.__file__, SECRET.hex()],
             input="".join(json.dumps([one.kind, str(one.path)]) + "\n" for one in rest),
             cwd=folder,
             capture_output=True,
@@ -85,8 +85,8 @@ def opening(tmp_path_factory: pytest.TempPathFactory) -> Opening:
     inside = root / "inside"
     inside.mkdir()
     files = (
-        *hostile_external.files(fresh(inside / "external"), canary),
-        *hostile_external.engines(fresh(inside / "engines"), canary),
+        *hostile_external_data.files(fresh(inside / "external"), canary),
+        *hostile_external_data.engines(fresh(inside / "engines"), canary),
         *hostile_onnx.files(fresh(inside / "onnx")),
         *hostile_onnx.engines(inside / "damaged"),
         *hostile_weights.files(inside / "weights"),

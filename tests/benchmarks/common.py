@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from profiles.host import LIBRARIES, this_host
+from exporters.exporter import reported_distributions
+from profiles.host import this_host
 from profiles.measurement import LatencyRun, time_ratio
 
 Figure = str | float | None
@@ -85,7 +86,7 @@ def numbers(rows: Iterable[Row], name: str) -> list[float]:
 
 def report(rows: Sequence[Row], spread: Spread, options: Options) -> None:
     """Print everything on stdout."""
-    host = this_host(LIBRARIES).model_dump()
+    host = this_host(reported_distributions()).model_dump()
     versions = host.pop("versions")
     load = round(os.getloadavg()[0], 2)
     if options.as_json:

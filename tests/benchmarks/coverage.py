@@ -43,7 +43,8 @@ from exporters.exporter import Source, call_one
 from exporters.graph.simplify import simplify
 from exporters.graph.to_onnx import METHODS, Method, export_by, to_onnx, torch_network
 from exporters.parity import compare, feeds_of, require
-from pipeline.network.plan import BATCH_NORMS, PRUNABLE, apply_plan
+from pipeline.network.layer_kinds import BatchNorm, kind_of
+from pipeline.network.plan import apply_plan
 from pipeline.prune.allocators.uniform import Uniform
 from pipeline.prune.channel_counts import Limits
 from pipeline.prune.choose import Selection, choose
@@ -98,7 +99,7 @@ def network_of(name: str) -> tuple[nn.Module, Tensor]:
     network.eval()
     inputs = _smallest(network)
     _enliven(network)
-    norms = [module for module in network.modules() if isinstance(module, BATCH_NORMS)]
+    norms = [module for module in network.modules() if isinstance(module, BatchNorm.TYPES)]
     for norm in norms:
         norm.train()
         norm.momentum = None
@@ -129,7 +130,7 @@ def _enliven(network: nn.Module) -> None:
         owner = network.get_submodule(name.rpartition(".")[0])
         if name.endswith("layer_scale"):
             nn.init.uniform_(parameter, 0.5, 1.5)
-        elif parameter.dim() > 1 and isinstance(owner, PRUNABLE):
+        elif parameter.dim() > 1 and kind_of(owner) is not None:
             nn.init.kaiming_normal_(parameter, nonlinearity="relu")
         elif name.endswith("weight") and parameter.dim() == 1:
             nn.init.uniform_(parameter, 0.5, 1.5)

@@ -3,15 +3,15 @@
 Rows: chain, defect, caught, said, error, top1_agreement, others_error, others_top1.
 A chain is a network, the exporter it goes through and the precision of its engine.
 
-- `defect`: one of those in tests/seeded.py, made to the graph of one small network as each exporter
-  gives it, at the precision that it names; `caught` must be true
+- `defect`: one of those in tests/helpers/seeded_defects.py, made to the graph of one small network
+  as each exporter gives it, at the precision that it names; `caught` must be true
 - `defect` null: 12 architectures, trained for a moment to tell ten patterns apart under noise, then
   exported, simplified and built for ONNX Runtime, each step with all its checks on patterns, noise
   and edges as the recipes have them; `caught` must be false
 - `said` is what the check says; `error` and `top1_agreement` are the engine's against the ONNX
   model on patterns, `others_error` and `others_top1` on noise and edges, as far as it came
 
-`--data` is not read. `--full` takes every network of tests/networks.py, not one.
+`--data` is not read. `--full` takes every network of tests/helpers/networks.py, not one.
 """
 
 import sys
@@ -35,7 +35,7 @@ from exporters.exporter import Source, call_one
 from exporters.graph.reference import plain_network
 from exporters.graph.simplify import simplify
 from exporters.graph.to_onnx import METHODS, export_by
-from exporters.parity import Parity, compare, feeds_of, hold
+from exporters.parity import Parity, compare, feeds_of, require_agreement
 from pipeline.data.arrays import Targets
 from pipeline.measure.feeds import RANDOM_INPUTS, REAL_INPUTS
 from pipeline.task import cross_entropy
@@ -45,8 +45,8 @@ from profiles.errors import StageError
 sys.path.append(str(Path(__file__).parents[1] / "helpers"))
 
 from networks import NETWORKS, Residual
-from seeded import DEFECTS
-from sound import OPSET, sound
+from seeded_defects import DEFECTS
+from varied_network import OPSET, sound
 
 MODELS = (
     "resnet18",
@@ -179,7 +179,7 @@ def engine_row(chain: str, clean: Clean, model: onnx.ModelProto, precision: Prec
         except Exception as error:  # a false alarm by whatever step, of whatever class
             return row(chain, None, said_by(error))
     try:
-        hold("building", (reference, engine), feeds, precision)
+        require_agreement("building", (reference, engine), feeds, precision)
     except StageError as error:
         return row(chain, None, said_by(error), patterns, others)
     return row(chain, None, "", patterns, others)

@@ -23,7 +23,7 @@ from common import Row, parse_options, report, standard_error
 
 sys.path.append(str(Path(__file__).parents[1] / "helpers"))
 
-from evidence import LOOSE, Case, look, measurement
+from known_measurement import LOOSE, Case, look, measurement
 
 from pipeline.measure.sessions import Measure
 from profiles.measurement import CallTimes, LatencyRun

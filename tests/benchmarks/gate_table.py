@@ -2,9 +2,9 @@
 
 Rows: metric, peer, cases, false_pass, false_refusal, worse_cases, turned.
 
-- `cases`: judgements that the metric takes part in: tests/spoiled.py's evidence, good (within the
-  limit, at the limit) and spoiled (over, NaN, infinite, missing, stale, of another device, few
-  samples, throttled ...), alone and in every pair with another spoiled or good metric
+- `cases`: judgements that the metric takes part in: tests/helpers/measurement_faults.py's evidence,
+  good (within the limit, at the limit) and spoiled (over, NaN, infinite, missing, stale, of another
+  device, few samples, throttled ...), alone and in every pair with another spoiled or good metric
 - `false_pass`: those that pass with any fault in them; `false_refusal`: those without that do not
 - `worse_cases`: random evidence, judged again after one value of it was made worse
 - `turned`: those of them that passed only afterwards
@@ -23,10 +23,10 @@ from common import Row, parse_options, report
 
 sys.path.append(str(Path(__file__).parents[1] / "helpers"))
 
-from evidence import COUNTS, METRICS, TIMES, Case, loose, run, weighed
-from spoiled import ALL, FIELDS, GOOD
+from known_measurement import COUNTS, METRICS, TIMES, Case, loose, run, weighed
+from measurement_faults import ALL, FIELDS, GOOD
 
-from profiles.gate import AT_LEAST
+from profiles.limits import LIMITS
 
 WORSE_CASES = 500
 """Of each metric."""
@@ -104,17 +104,18 @@ def _started(metric: str, values: list[float]) -> Case:
     return loose(metric).weighed([weighed(40 + 20 * v, load_ms=8 * v) for v in values])
 
 
+STARTED = ("first_inference_ms", "peak_memory_mib", "peak_memory_ratio", "steady_memory_mib")
 MAKERS: dict[str, Callable[[str, list[float]], Case]] = {
     "top1_drop": _scored,
     **dict.fromkeys(TIMES, _timed),
-    **dict.fromkeys(("first_inference_ms", "peak_memory_mib", "peak_memory_ratio"), _started),
+    **dict.fromkeys(STARTED, _started),
 }
 
 
 def main() -> None:
     options = parse_options(__doc__)
     assert set(METRICS) == {*MAKERS, *COUNTS, "parity_error"}
-    assert set(METRICS) >= AT_LEAST
+    assert set(METRICS) == set(LIMITS)
     cases, passed, refused = table()
     generator = np.random.default_rng(0)
     rows: list[Row] = [

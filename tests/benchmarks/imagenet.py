@@ -24,7 +24,7 @@ from common import Row, parse_options, report, standard_error
 from peers import PEER, SCOPES, pruned_by_peer, recovered
 from real import IMAGENET, Prepared, load, prepare, told
 
-from pipeline.network.plan import BATCH_NORMS
+from pipeline.network.layer_kinds import BatchNorm
 from pipeline.prune.allocators import Allocator
 from pipeline.prune.allocators import reconstruction as by_reconstruction
 from pipeline.prune.allocators.uniform import Uniform
@@ -55,7 +55,7 @@ log = logging.getLogger("slimgate.benchmark")
 def chains(prepared: Prepared, full: bool) -> dict[str, tuple[Recovery, ...]]:
     """The repairs that apply to the network."""
     found: dict[str, tuple[Recovery, ...]] = {"nothing": ()}
-    if any(isinstance(module, BATCH_NORMS) for module in prepared.real.network.modules()):
+    if any(isinstance(module, BatchNorm.TYPES) for module in prepared.real.network.modules()):
         found["bn"] = (BnRecalibrate(),)
     found["least_squares"] = (LeastSquares(steps=0, rows=ROWS),)
     if full:

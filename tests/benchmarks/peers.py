@@ -14,7 +14,8 @@ from real import Prepared, Real
 from torch import nn
 
 from pipeline.network.costs import macs_model
-from pipeline.network.plan import CONVOLUTIONS, PruningPlan
+from pipeline.network.layer_kinds import LinearMap, kind_of
+from pipeline.network.plan import PruningPlan
 from pipeline.repair.recoveries import Recovery
 from pipeline.task import cross_entropy
 
@@ -103,7 +104,7 @@ def recovered(network: nn.Module, prepared: Prepared, chain: Sequence[Recovery])
 def _pruner(
     network: nn.Module, real: Real, importance: str, scope: str, only: Collection[str] | None
 ) -> torch_pruning.BasePruner:
-    layers = {n: m for n, m in network.named_modules() if isinstance(m, (*CONVOLUTIONS, nn.Linear))}
+    layers = {n: m for n, m in network.named_modules() if isinstance(kind_of(m), LinearMap)}
     keep = {name for name in layers if only is not None and name not in only}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

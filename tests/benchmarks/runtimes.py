@@ -41,7 +41,7 @@ from exporters.exporter import Exporter, Source, call_one, runtime
 from exporters.graph.reference import plain_network
 from exporters.graph.simplify import simplify
 from exporters.graph.to_onnx import to_onnx
-from exporters.parity import Network, compare, feeds_of, hold
+from exporters.parity import Network, compare, feeds_of, require_agreement
 from exporters.worker import EngineFile, Job, LatencyJob
 from pipeline.api import Selection, prune
 from pipeline.data.batches import batches
@@ -140,7 +140,7 @@ def exporters() -> Iterator[tuple[str, EngineOptions, Exporter]]:
         for precision in kind.PRECISIONS:
             options = EngineOptions(precision=precision)
             exporter = runtime(name, options)
-            if reason := exporter.obstacle():
+            if reason := exporter.unavailable_reason():
                 log.warning("%s %s: %s", name, precision, reason)
             else:
                 yield name, options, exporter
@@ -170,7 +170,7 @@ def builds(subject: Subject, folder: Path) -> Iterator[Built]:
             answers = partial(call_one, exporter.open(engine))
             found = compare(reference, answers, images)
             row.update(error=found.error, top1_agreement=found.top1_agreement)
-            hold(name, (reference, answers), (images, others), precision)
+            require_agreement(name, (reference, answers), (images, others), precision)
             if subject.task:
                 row["top1"] = top1(subject.task, answers)
             row["ok"], file = True, EngineFile(runtime=name, options=options, path=str(engine))

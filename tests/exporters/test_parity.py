@@ -7,15 +7,23 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from graphs import Floats, feeds, linear
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import NETWORKS, trained
+from onnx_graphs import Floats, feeds, linear
 from torch import nn
 
 from exporters.graph.reference import plain_network
 from exporters.graph.to_onnx import torch_network
-from exporters.parity import TOLERANCES, Network, Parity, compare, feeds_of, hold, require
+from exporters.parity import (
+    TOLERANCES,
+    Network,
+    Parity,
+    compare,
+    feeds_of,
+    require,
+    require_agreement,
+)
 from profiles.errors import StageError
 
 INPUTS = feeds(1, 4, count=5)
@@ -186,14 +194,14 @@ LARGE = [1000 * feed for feed in INPUTS]
 
 def test_less_is_asked_on_noise_and_edges_than_on_images() -> None:
     pair = (reference, off_where_large(3e-4))
-    on_images, elsewhere = hold("a step", pair, (INPUTS, LARGE), "fp32")
+    on_images, elsewhere = require_agreement("a step", pair, (INPUTS, LARGE), "fp32")
     assert on_images.error == 0
     assert elsewhere.error > TOLERANCES["fp32"].error
     with pytest.raises(StageError, match=r"^a step changed the network"):
-        hold("a step", pair, (LARGE, INPUTS), "fp32")
+        require_agreement("a step", pair, (LARGE, INPUTS), "fp32")
 
 
 def test_far_off_on_noise_is_refused_whatever_it_is_on_images() -> None:
     pair = (reference, off_where_large(0.01))
     with pytest.raises(StageError, match=r"^a step, on noise and edges, changed the network"):
-        hold("a step", pair, (INPUTS, LARGE), "fp32")
+        require_agreement("a step", pair, (INPUTS, LARGE), "fp32")

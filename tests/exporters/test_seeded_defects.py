@@ -2,14 +2,14 @@
 
 import onnx
 import pytest
-from seeded import DEFECTS, STYLE, Defect, Unfit
-from sound import Sound, sound
+from seeded_defects import DEFECTS, STYLE, Defect, Unfit
+from varied_network import Sound, sound
 
 from exporters.graph.fp16 import to_fp16
 from exporters.graph.int8 import to_int8
 from exporters.graph.reference import plain_network
 from exporters.graph.simplify import simplify
-from exporters.parity import hold
+from exporters.parity import require_agreement
 from profiles.device import Precision
 
 
@@ -36,4 +36,6 @@ def test_the_sound_network_passes_every_step(before: Sound) -> None:
     }
     for precision, model in models.items():
         network = plain_network(model.SerializeToString())
-        hold("nothing", (before.reference, network), before.images_and_others, precision)
+        require_agreement(
+            "nothing", (before.reference, network), before.images_and_others, precision
+        )

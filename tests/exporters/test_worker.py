@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from graphs import linear
+from onnx_graphs import linear
 from pydantic import ValidationError
 from torch import nn
 

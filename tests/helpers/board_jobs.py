@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from graphs import linear
+from onnx_graphs import linear
 
 from exporters.board.main import Build, Engine, Job, Latency, Outputs, Start, write_job
 from exporters.board_program import board_program

@@ -1,10 +1,11 @@
-"""Checkpoints of small trained networks, dense and pruned, as stages take them."""
+"""Tasks and checkpoints of small trained networks, dense and pruned, as stages take them."""
 
 from pathlib import Path
 
 import numpy as np
 from networks import Chain, trained
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional
 
 from pipeline.data.arrays import FloatArray
 from pipeline.stages.prune import Prune
@@ -29,9 +30,18 @@ class Tints:
         return self._images[index], self.targets[index]
 
 
+def task(kind: type[nn.Module] = Chain) -> Task:
+    return Task(lambda: trained(kind), Tints(64, 0), Tints(16, 1))
+
+
+def squared(outputs: Tensor, targets: Tensor) -> Tensor:
+    """A loss that is no cross entropy."""
+    return functional.mse_loss(outputs, functional.one_hot(targets, 4).float())
+
+
 def checkpoint(kind: type[nn.Module] = Chain) -> Checkpoint:
-    task = Task(lambda: trained(kind), Tints(160, 0), Tints(40, 1))
-    return Checkpoint("dense", task, None, None)
+    larger = Task(lambda: trained(kind), Tints(160, 0), Tints(40, 1))
+    return Checkpoint("dense", larger, None, None)
 
 
 def folder(path: Path) -> Path:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from graphs import linear, model, ones
-from hostile import Hostile, damaged, fresh
-from hostile_external import FLOAT, branch_of, call, calling, constant, function, times_w
+from hostile_external_data import FLOAT, branch_of, call, calling, constant, function, times_w
+from hostile_file import Hostile, damaged, fresh
 from onnx import helper, numpy_helper
+from onnx_graphs import linear, model, ones
 
 
 def doubling(depth: int) -> onnx.ModelProto:

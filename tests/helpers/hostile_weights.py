@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 import torch
-from hostile import Hostile, Kind, damaged
+from hostile_file import Hostile, Kind, damaged
 from safetensors.torch import save
 
 Value: TypeAlias = "str | int | float | bool | Sequence[Value] | Mapping[str, Value] | None"

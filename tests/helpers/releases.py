@@ -4,6 +4,7 @@ import numpy as np
 
 from exporters.graph.cost import LayerCost
 from pipeline.release.bundle import Judged, Release, Terms
+from pipeline.report.content import ReportContent
 from pipeline.store.reports import (
     Baseline,
     CheckReport,
@@ -17,7 +18,7 @@ from pipeline.store.reports import (
 from pipeline.store.runner import StageRecord
 from profiles.budget import Budget
 from profiles.device import DeviceProfile, Identity
-from profiles.gate import judge
+from profiles.gate import EngineForDevice, judge
 from profiles.host import Host
 from profiles.machine.conditions import Conditions
 from profiles.measurement import (
@@ -172,7 +173,8 @@ def judged(found: Measurement, budget: Budget = BUDGET, device: DeviceProfile = 
         dense="dense.onnx",
         measurement="measurement.json",
     )
-    return Judged(terms, found, judge(found, budget, found.device, device, SHIPPED_SHA))
+    engine = EngineForDevice(SHIPPED_SHA, found.device, device)
+    return Judged(terms, found, judge(found, budget, engine))
 
 
 def pruned() -> PruneReport:
@@ -262,3 +264,8 @@ STAGES = (
     StageRecord("recover", "2e967c23b0d8" + "0" * 52, False, 20.8),
     StageRecord("finetune", "70640afaf7e5" + "0" * 52, False, 611.8),
 )
+
+
+def report_content(found: Release) -> ReportContent:
+    """What a report is written from, with every section there is."""
+    return ReportContent(found, REPAIRED, CHECKED, EXPORTED, STAGES)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from halves import distance, images, same, state_of
+from half_pruned import distance, images, same, state_of
 from networks import NETWORKS, Chain, Concat, Depthwise, Grouped, Residual, trained
 from torch import Tensor, nn
 from torch.nn import functional

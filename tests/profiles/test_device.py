@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from exporters.exporter import runtime
+from exporters.exporter import resolved_device, runtime
 from profiles.budget import Budget
 from profiles.device import DeviceProfile, Identity, device_names, load_device
 from profiles.errors import ConfigError
@@ -73,25 +73,25 @@ HOST = Host(
 def test_a_machine_is_the_device_when_all_it_reports_is_as_the_profile_says(
     identity: Identity, wrong: str
 ) -> None:
-    assert identity.unlike(HOST) == wrong
+    assert identity.mismatch(HOST) == wrong
 
 
 def test_a_gpu_is_the_device_s_by_its_compute_capability() -> None:
     orin = DeviceProfile(description="a GPU", compute_capability="8.7")
     other, same = (HostGpu(ordinal=0, name="one", compute_capability=c) for c in ("9.0", "8.7"))
-    assert orin.unlike(HOST) == "it has no GPU of compute capability 8.7"
-    assert "8.7" in orin.unlike(HOST.model_copy(update={"gpus": (other,)}))
-    assert orin.unlike(HOST.model_copy(update={"gpus": (other, same)})) == ""
+    assert orin.mismatch(HOST) == "it has no GPU of compute capability 8.7"
+    assert "8.7" in orin.mismatch(HOST.model_copy(update={"gpus": (other,)}))
+    assert orin.mismatch(HOST.model_copy(update={"gpus": (other, same)})) == ""
 
 
 @pytest.mark.parametrize("engine", ["trt", "ort_cuda"])
 def test_an_engine_for_gpus_needs_one_whatever_the_profile_leaves_out(engine: str) -> None:
-    device = DeviceProfile(description="a GPU", engine=engine)
+    device = resolved_device(DeviceProfile(description="a GPU", engine=engine))
     assert device.on_gpu
     assert device.clock == "wall"
-    assert device.unlike(HOST) == "it has no NVIDIA GPU"
+    assert device.mismatch(HOST) == "it has no NVIDIA GPU"
     gpu = HostGpu(ordinal=0, name="one", compute_capability="8.7")
-    assert device.unlike(HOST.model_copy(update={"gpus": (gpu,)})) == ""
+    assert device.mismatch(HOST.model_copy(update={"gpus": (gpu,)})) == ""
 
 
 def test_what_a_machine_tells_is_short_and_printable() -> None:
@@ -102,8 +102,8 @@ def test_what_a_machine_tells_is_short_and_printable() -> None:
 
 
 def test_the_raspberry_pi_is_told_from_another_by_its_model() -> None:
-    assert load_device("raspberry-pi-5", Path()).identity.unlike(HOST) == ""
-    assert "Raspberry Pi 4" in load_device("raspberry-pi-4", Path()).identity.unlike(HOST)
+    assert load_device("raspberry-pi-5", Path()).identity.mismatch(HOST) == ""
+    assert "Raspberry Pi 4" in load_device("raspberry-pi-4", Path()).identity.mismatch(HOST)
 
 
 def test_a_device_of_ones_own_is_found_by_its_path_beside_the_recipe(tmp_path: Path) -> None:

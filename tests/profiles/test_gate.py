@@ -6,7 +6,7 @@ from dataclasses import replace
 from itertools import combinations
 
 import pytest
-from evidence import (
+from known_measurement import (
     DEVICE,
     FRAMES,
     LOOSE,
@@ -19,7 +19,7 @@ from evidence import (
     measurement,
     run,
 )
-from spoiled import (
+from measurement_faults import (
     ALL,
     BAD,
     GOOD,
@@ -35,27 +35,16 @@ from spoiled import (
 )
 
 from profiles.device import Identity
-from profiles.gate import (
-    AT_LEAST,
-    ESTIMATES,
-    EXIT_CODES,
-    MAX_CONTROL_ERROR,
-    MIN_PROCESSES,
-    MIN_SAMPLES,
-    MIN_STARTS,
-    Check,
-    Outcome,
-    Status,
-    Verdict,
-    worst,
-)
+from profiles.gate import EXIT_CODES, Check, Outcome, Status, Verdict, worst
 from profiles.host import HostGpu
+from profiles.limits import LIMITS
 from profiles.measurement import LatencyRun
+from profiles.requirements import MAX_CONTROL_ERROR, MIN_PROCESSES, MIN_SAMPLES, MIN_STARTS
 from profiles.statistics import tango_upper
 
 
-def test_every_limit_has_an_estimate() -> None:
-    assert set(ESTIMATES) == set(METRICS) == set(LOOSE)
+def test_every_limit_is_tried_here() -> None:
+    assert set(LIMITS) == set(METRICS) == set(LOOSE)
 
 
 def test_only_pass_leaves_with_zero() -> None:
@@ -93,6 +82,7 @@ def test_the_figures_are_those_known_by_hand() -> None:
             "first_inference_ms": 10,
             "peak_memory_mib": 20,
             "peak_memory_ratio": 1,
+            "steady_memory_mib": 15,
             "throughput_per_s": 250,
             "energy_mj": 20,
         }
@@ -106,7 +96,7 @@ def test_the_figures_are_those_known_by_hand() -> None:
 def test_a_limit_passes_up_to_its_very_bound(metric: str) -> None:
     assert at_limit(loose(metric), metric).check().status == "pass"
     limit = bound(metric)
-    beyond = math.nextafter(limit, math.inf if metric in AT_LEAST else 0)
+    beyond = math.nextafter(limit, math.inf if LIMITS[metric].is_minimum else 0)
     missed = limit - 1 if metric in WHOLE else beyond
     assert loose(metric).limited(metric, missed).check().status != "pass"
 
@@ -114,13 +104,13 @@ def test_a_limit_passes_up_to_its_very_bound(metric: str) -> None:
 @pytest.mark.parametrize("metric", METRICS)
 def test_a_figure_surely_over_its_limit_fails(metric: str) -> None:
     check = over(loose(metric), metric).check()
-    word = "short by" if metric in AT_LEAST else "over by"
+    word = "short by" if LIMITS[metric].is_minimum else "over by"
     assert (check.status, check.reason[: len(word)]) == ("fail", word)
 
 
 @pytest.mark.parametrize("metric", ["top1_drop", "peak_memory_mib"])
 def test_a_limit_inside_the_interval_is_inconclusive(metric: str) -> None:
-    check = loose(metric).limited(metric, ESTIMATES[metric](measurement()).measured).check()
+    check = loose(metric).limited(metric, LIMITS[metric].estimate(measurement()).measured).check()
     assert check.lower <= check.limit < check.upper
     assert check.status == "inconclusive"
 

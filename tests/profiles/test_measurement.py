@@ -5,16 +5,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from evidence import MS, calls, engine, look, measurement, run, weighed
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from known_measurement import MS, calls, engine, look, measurement, run, weighed
 from pydantic import ValidationError
 
 from profiles.measurement import (
     CallTimes,
     LatencyRun,
     Measurement,
-    figures,
     first_inference_ms,
     p95_ratio,
     peak_mib,
@@ -249,34 +248,6 @@ def test_the_drop_is_what_the_shipped_engine_lost() -> None:
     assert top1_drop(found).measured == pytest.approx(0.1)
     swapped = found.model_copy(update={"dense": found.shipped, "shipped": found.dense})
     assert top1_drop(swapped).measured == pytest.approx(-0.1)
-
-
-def test_the_figures_of_an_engine_are_those_known_by_hand() -> None:
-    found = measurement()
-    assert figures(found.shipped, [one.shipped for one in found.latency], 1) == pytest.approx(
-        {
-            "top1": 0.9,
-            "macs": 500,
-            "flops": 1000,
-            "parameters": 50,
-            "engine_size_mib": 1,
-            "latency_p50_ms": 4,
-            "latency_p95_ms": 4,
-            "latency_p99_ms": 4,
-            "cpu_p50_ms": 2,
-            "throughput_per_s": 250,
-            "first_inference_ms": 10,
-            "peak_memory_mib": 20,
-            "steady_memory_mib": 15,
-        }
-    )
-
-
-def test_the_figures_that_were_not_measured_are_nan() -> None:
-    bare = engine("a" * 64, 500, []).model_copy(update={"starts": ()})
-    found = figures(bare, [], 1)
-    known = {"macs", "flops", "parameters", "engine_size_mib"}
-    assert {name for name, figure in found.items() if not math.isnan(figure)} == known
 
 
 def test_a_measurement_cannot_be_changed() -> None:

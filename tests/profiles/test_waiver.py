@@ -5,12 +5,13 @@ from datetime import date
 from pathlib import Path
 
 import pytest
-from evidence import SHA, loose
+from known_measurement import SHA, loose
+from measurement_faults import BAD, Spoil
 from pydantic import ValidationError
-from spoiled import BAD, Spoil
 
 from profiles.errors import ConfigError
-from profiles.gate import AT_LEAST, Verdict
+from profiles.gate import Verdict
+from profiles.limits import LIMITS
 from profiles.waiver import Waiver, read_waivers
 
 
@@ -63,7 +64,7 @@ def test_a_waiver_of_something_else_or_not_enough_waives_nothing(fields: dict[st
     [(metric, spoil) for metric, name, spoil in BAD if name not in ("over", "infinite")],
 )
 def test_no_waiver_makes_up_for_evidence_with_a_fault(metric: str, spoil: Spoil) -> None:
-    limit = 1e-9 if metric in AT_LEAST else 1e9
+    limit = 1e-9 if LIMITS[metric].is_minimum else 1e9
     case = spoil(loose(metric), metric)
     lax = waiver(check=metric, device=case.device_name, engine_sha256=case.sha256, limit=limit)
     assert case.check((lax,), date(2030, 1, 1)).status == "inconclusive"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
-from exporters.board.library_calls import faults
+from exporters.board.library_calls import library_errors_as
 from exporters.board.session import TensorSpec
 from profiles.errors import DeviceError
 
@@ -35,7 +35,7 @@ class LiteRtSession:
         )
 
     def run(self, feed: Mapping[str, Array]) -> list[Array]:
-        with faults(DeviceError, "LiteRT cannot run the network"):
+        with library_errors_as(DeviceError, "LiteRT cannot run the network"):
             for name, value in feed.items():
                 self._interpreter.set_tensor(self._inputs[name]["index"], value)
             self._interpreter.invoke()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from exporters.board.session import LARGEST_BATCH, TensorSpec
+from exporters.board.session import UNTIMED_BATCH, TensorSpec
 from exporters.board.trt_library import Cuda, Memory, load_tensorrt
 from profiles.errors import DeviceError, StageError
 from profiles.machine.gpu import gpu_of, obstacle
@@ -26,22 +26,24 @@ if TYPE_CHECKING:
 else:
     trt = load_tensorrt()
 
-AHEAD = hasattr(trt, "ComputeCapability")
-"""RTX: the engine is for a named compute capability; otherwise for the GPU that builds it."""
-SMALLEST, USUAL = 1, 4
-"""Batches of an engine whose batch is free."""
+IS_RTX = hasattr(trt, "ComputeCapability")
+"""Whether this is TensorRT-RTX, whose engines are for a named compute capability; TensorRT's are
+for the GPU that builds them.
+"""
+SMALLEST, USUAL, LARGEST = 1, 4, UNTIMED_BATCH
+"""The batches that an engine whose batch is free is built for."""
 HEADER = 64
 MAGIC = b"vtrt"
 LENGTH = slice(16, 24)
-"""Of a header of RTX: the size of the whole file."""
+"""The bytes of a TensorRT-RTX header that hold the size of the whole file."""
 MEMORY = re.compile(r"Total (Activation|Weights) Memory: (\d+)")
 KERNEL = re.compile(r"^Name: .*?, LayerType: (\w+)", re.MULTILINE)
 NO_KERNEL = frozenset({"shape_call"})
-"""What the host does."""
+"""The kinds of layer that the host computes, and no kernel."""
 
 
 def version() -> dict[str, str]:
-    """Of which TensorRT this is."""
+    """The name and version of the TensorRT that is loaded."""
     return {trt.__name__: str(trt.__version__)}
 
 
@@ -142,14 +144,14 @@ def build_engine(model: bytes, engine: str, options: Options) -> dict[str, int |
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     config = builder.create_builder_config()
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-    if AHEAD:
+    if IS_RTX:
         config.num_compute_capabilities = 1
         config.set_compute_capability(_known(capability), 0)
     LOG.clear()  # without a GPU it has complained already, of nothing that matters
     parser = trt.OnnxParser(network, LOG)
     if not parser.parse(model):
-        faults = [str(parser.get_error(i)) for i in range(parser.num_errors)]
-        raise StageError("; ".join(faults) or LOG.words())
+        errors = [str(parser.get_error(i)) for i in range(parser.num_errors)]
+        raise StageError("; ".join(errors) or LOG.words())
     _free_batch(builder, network, config)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
@@ -184,12 +186,12 @@ def _target(wanted: str | None) -> str:
     if gpu is not None:
         Cuda(gpu)  # of several, TensorRT builds on the current one
         return gpu.compute_capability
-    if not AHEAD:
+    if not IS_RTX:
         raise StageError(f"TensorRT builds on the GPU it builds for: {obstacle(wanted)}")
     if wanted is None:
         raise StageError(
             "for which GPU? there is none here, so the device profile must name its "
-            "compute_capability"
+            'compute_capability, as in compute_capability = "8.7"'
         )
     return wanted
 
@@ -219,7 +221,7 @@ def _free_batch(
     for name, rest in free.items():
         if -1 in rest:
             raise StageError(f"only the batch of {name} may be free, not {(-1, *rest)}")
-        profile.set_shape(name, *((batch, *rest) for batch in (SMALLEST, USUAL, LARGEST_BATCH)))
+        profile.set_shape(name, *((batch, *rest) for batch in (SMALLEST, USUAL, LARGEST)))
     config.add_optimization_profile(profile)
 
 
@@ -231,7 +233,7 @@ def _plan(engine: Path) -> bytes:
         raise DeviceError(f"cannot read {engine.name}: {error.strerror}") from error
     if not plan:
         raise DeviceError(f"{engine.name} is empty")
-    if AHEAD:
+    if IS_RTX:
         if len(plan) < HEADER or not plan.startswith(MAGIC):
             raise DeviceError(f"{engine.name} is no engine of TensorRT-RTX")
         length = int.from_bytes(plan[LENGTH], "little")

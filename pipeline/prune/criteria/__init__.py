@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 
 from pipeline.network.groups import Group
-from pipeline.network.plan import Side
+from pipeline.network.layer_kinds import Side
 from pipeline.scoring.collect import Float64, LayerStats, Need
 from profiles.errors import StageError
 from profiles.spec import Spec

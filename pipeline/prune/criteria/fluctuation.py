@@ -2,7 +2,7 @@
 
 from typing import ClassVar
 
-from pipeline.network.plan import Side
+from pipeline.network.layer_kinds import Side
 from pipeline.prune.criteria import Criterion
 from pipeline.scoring.collect import Float64, LayerStats, Need
 

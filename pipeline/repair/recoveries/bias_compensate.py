@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from pipeline.layers.output_sites import find_sites
 from pipeline.network.calibration import Calibration
-from pipeline.network.plan import BATCH_NORMS, CONVOLUTIONS, PruningPlan, is_depthwise
+from pipeline.network.layer_kinds import linear_map
+from pipeline.network.plan import PruningPlan
 from pipeline.repair.recoveries import Recovery
 
 BATCH_SAMPLES = 64
@@ -27,7 +28,7 @@ class BiasCompensate(Recovery):
         readers = [
             name
             for name, kept in plan.layers.items()
-            if kept.inputs and name in sites and not is_depthwise(layers[name])
+            if kept.inputs and name in sites and not linear_map(layers[name]).one_sided
         ]
         means = _input_means(dense, readers, calibration)
         remarks = []
@@ -36,7 +37,8 @@ class BiasCompensate(Recovery):
             assert part.inputs is not None
             gone = torch.ones(part.inputs.of, dtype=torch.bool)
             gone[list(part.inputs.channels)] = False
-            lost = _answer(layers[name], torch.where(gone.to(means[name].device), means[name], 0))
+            silenced = torch.where(gone.to(means[name].device), means[name], 0)
+            lost = linear_map(layers[name]).at_constant_input(silenced)
             if part.out:
                 lost = lost[list(part.out.channels)]
             norm = sites[name].norm
@@ -45,21 +47,10 @@ class BiasCompensate(Recovery):
                 if bias is not None:
                     bias += lost
                 elif norm is not None:
-                    behind = pruned[norm]
-                    assert isinstance(behind, BATCH_NORMS)
-                    behind.get_buffer("running_mean").sub_(lost)
+                    pruned[norm].get_buffer("running_mean").sub_(lost)
                 else:
                     remarks.append(f"{name}: has no bias to compensate in")
         return tuple(remarks)
-
-
-def _answer(layer: nn.Module, mean: Tensor) -> Tensor:
-    """What a layer makes of an input that is `mean` [inputs] everywhere, its bias apart."""
-    weight = layer.get_parameter("weight").detach()
-    if isinstance(layer, CONVOLUTIONS):
-        split = weight.flatten(2).sum(2).reshape(layer.groups, -1, weight.shape[1])
-        return (split @ mean.reshape(layer.groups, -1, 1)).flatten()
-    return weight @ mean
 
 
 def _input_means(
@@ -72,7 +63,7 @@ def _input_means(
     def add(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def hook(layer: nn.Module, args: tuple[Tensor, ...]) -> None:
             value = args[0]
-            last = isinstance(layer, nn.Linear)
+            last = linear_map(layer).channels_last
             rows = value.flatten(0, -2) if last else value.flatten(2).mean(2)
             sums[name] = sums.get(name, torch.zeros(())) + rows.mean(0) * len(value)
 

@@ -4,7 +4,8 @@ import torch
 from torch import nn
 
 from pipeline.network.calibration import Calibration
-from pipeline.network.plan import BATCH_NORMS, PruningPlan
+from pipeline.network.layer_kinds import BatchNorm, kind_of
+from pipeline.network.plan import PruningPlan
 from pipeline.repair.recoveries import Recovery
 
 BATCH_SAMPLES = 64
@@ -20,8 +21,8 @@ class BnRecalibrate(Recovery):
     def recover(
         self, network: nn.Module, dense: nn.Module, plan: PruningPlan, calibration: Calibration
     ) -> tuple[str, ...]:
-        norms = [m for m in network.modules() if isinstance(m, BATCH_NORMS)]
-        norms = [norm for norm in norms if norm.track_running_stats]
+        kinds = [kind for m in network.modules() if isinstance(kind := kind_of(m), BatchNorm)]
+        norms = [kind.layer for kind in kinds if kind.layer.track_running_stats]
         momenta = [norm.momentum for norm in norms]
         for norm in norms:
             norm.reset_running_stats()

@@ -5,9 +5,9 @@ from torch import nn
 
 from pipeline.network.calibration import Calibration, fit_to_memory
 from pipeline.network.plan import PruningPlan
-from pipeline.repair.dense_targets import targets_of
+from pipeline.repair.dense_targets import dense_targets
 from pipeline.repair.recoveries import Recovery
-from pipeline.repair.resolve_layers import walk
+from pipeline.repair.resolve_layers import resolve_layers
 
 
 class LeastSquares(Recovery):
@@ -28,6 +28,5 @@ class LeastSquares(Recovery):
     ) -> tuple[str, ...]:
         calibration, remarks = fit_to_memory(calibration, dense)
         mixed = calibration.with_mixtures()
-        targets = targets_of(dense, mixed.inputs, self.rows)
-        walked = walk(network, plan, targets, mixed.inputs, mixed.fitted, self.steps)
-        return (*remarks, *walked)
+        targets = dense_targets(dense, mixed.inputs, mixed.fitted, self.rows)
+        return (*remarks, *resolve_layers(network, plan, targets, self.steps))

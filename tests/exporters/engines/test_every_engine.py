@@ -1,34 +1,68 @@
 """Every runtime keeps one contract; a new file in exporters/engines is tested as it is."""
 
+import subprocess
+import sys
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
 import torch
-from graphs import Floats, feeds, linear
 from networks import Residual, trained
+from onnx_graphs import Floats, feeds, linear
 from torch import nn
+from torchvision.models import mobilenet_v2
 
 from exporters.board.session import Session, TensorSpec
 from exporters.board.sessions.ort import PROVIDER, OrtSession
 from exporters.engines.ort import Ort
-from exporters.exporter import Exporter, Source, call_one, runtime
+from exporters.exporter import (
+    Exporter,
+    Source,
+    call_one,
+    exporter_class,
+    runtime,
+    runtime_names,
+)
 from exporters.graph.reference import plain_network
-from exporters.graph.to_onnx import to_onnx
+from exporters.graph.to_onnx import to_onnx, torch_network
 from exporters.parity import compare, require
-from profiles.device import EngineOptions
+from profiles.device import EngineOptions, Precision
 from profiles.errors import ConfigError, DeviceError, MissingExtra, StageError
-from profiles.plugins import plugin_names
 
-ENGINES = plugin_names("exporters.engines")
+ENGINES = runtime_names()
+ENGINES_AT_PRECISIONS = [(name, p) for name in ENGINES for p in exporter_class(name).PRECISIONS]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+LIBRARIES = (
+    "ai_edge_litert",
+    "coremltools",
+    "executorch",
+    "ncnn",
+    "onnx",
+    "onnxruntime",
+    "openvino",
+    "tensorrt",
+    "tensorrt_rtx_bindings",
+    "torch",
+)
 
 
 @pytest.fixture(scope="module", params=ENGINES)
 def exporter(request: pytest.FixtureRequest) -> Exporter:
+    return installed(request.param)
+
+
+@pytest.fixture(scope="module", params=ENGINES_AT_PRECISIONS, ids="-".join)
+def exporter_at_precision(request: pytest.FixtureRequest) -> Exporter:
+    return installed(*request.param)
+
+
+def installed(name: str, precision: Precision = "fp32") -> Exporter:
+    """The exporter of a runtime; skips the test where its library is not installed."""
     try:
-        return runtime(request.param, EngineOptions(compute_capability="8.6"))
+        return runtime(name, EngineOptions(precision=precision, compute_capability="8.6"))
     except MissingExtra as missing:
         pytest.skip(str(missing))
 
@@ -37,6 +71,12 @@ def exporter(request: pytest.FixtureRequest) -> Exporter:
 def network() -> onnx.ModelProto:
     """A real network with batch norms and a residual stream."""
     return to_onnx(trained(Residual), feeds(1, 3, 8, 8), opset=20, dynamic_batch=True).model
+
+
+@pytest.fixture(scope="module")
+def single() -> onnx.ModelProto:
+    """The same network for a batch of one."""
+    return to_onnx(trained(Residual), feeds(1, 3, 8, 8), opset=20, dynamic_batch=False).model
 
 
 class Linear(nn.Module):
@@ -72,10 +112,10 @@ def opened(exporter: Exporter, given: Source) -> Session:
     """The engine built and opened; where none can run, that is said, and the test is skipped."""
     engine = built(exporter, given)
     assert engine.stat().st_size > 0
-    if exporter.obstacle():
+    if exporter.unavailable_reason():
         with pytest.raises(DeviceError):
             exporter.open(engine)
-        pytest.skip(exporter.obstacle())
+        pytest.skip(exporter.unavailable_reason())
     return exporter.open(engine)
 
 
@@ -96,17 +136,14 @@ def test_an_engine_tells_its_inputs(exporter: Exporter, tmp_path: Path) -> None:
     assert found in [TensorSpec(found.name, "float32", (batch, 2)) for batch in (None, 1)]
 
 
-TELL_LAYERS = {"ort", "openvino"}
-
-
 def test_layers_have_times_where_the_runtime_tells_them(
     exporter: Exporter, network: onnx.ModelProto, tmp_path: Path
 ) -> None:
     given = source(network, trained(Residual), tmp_path)
     opened(exporter, given)
     found = exporter.layer_times_ms(given.model.with_name(f"engine{exporter.suffix}"), 1)
-    name = type(exporter).__module__.rpartition(".")[2]
-    assert (len(found) > 2) == (name in TELL_LAYERS)
+    profiles_layers = type(exporter).layer_times_ms is not Exporter.layer_times_ms
+    assert (len(found) > 2) == profiles_layers
     assert all(0 < ms < 1000 for ms in found.values())
 
 
@@ -125,6 +162,71 @@ def test_an_engine_is_the_network_it_was_built_from(
     require("building", compare(reference, engine, feeds(batch, 3, 8, 8, seed=3)))
 
 
+def test_an_engine_of_a_lower_precision_is_near_its_network(
+    exporter_at_precision: Exporter, single: onnx.ModelProto, tmp_path: Path
+) -> None:
+    exporter = exporter_at_precision
+    session = opened(exporter, source(single, trained(Residual), tmp_path))
+    inputs = feeds(1, 3, 8, 8, count=8, seed=3)
+    reference = plain_network(single.SerializeToString())
+    parity = compare(reference, lambda batch: call_one(session, batch), inputs)
+    require("building", parity, exporter.precision)
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_a_precision_that_the_runtime_lacks_is_refused_with_those_it_has(name: str) -> None:
+    installed(name)
+    known = exporter_class(name).PRECISIONS
+    assert "fp32" in known
+    for precision in set(PRECISIONS) - set(known):
+        with pytest.raises(ConfigError, match=f"{precision} is none .*: {', '.join(known)}"):
+            runtime(name, EngineOptions(precision=precision))
+
+
+def test_the_same_network_gives_the_same_bytes_and_not_a_word(
+    exporter_at_precision: Exporter,
+    single: onnx.ModelProto,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    exporter, raw = exporter_at_precision, []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        engine = built(exporter, source(single, trained(Residual), tmp_path / name))
+        raw.append(engine.read_bytes())
+    assert raw[0] == raw[1]
+    assert str(tmp_path).encode() not in raw[0]
+    if not exporter.unavailable_reason():
+        call_one(exporter.open(engine), np.zeros((1, 3, 8, 8), np.float32))
+    assert capfd.readouterr().out == ""
+
+
+def test_mobilenet_v2_is_itself_at_fp32(exporter: Exporter, tmp_path: Path) -> None:
+    if exporter.unavailable_reason():
+        pytest.skip(exporter.unavailable_reason())
+    network = trained(mobilenet_v2)
+    model = to_onnx(network, feeds(1, 3, 64, 64), opset=20, dynamic_batch=False).model
+    session = opened(exporter, source(model, network, tmp_path))
+    assert session.inputs[0].shape == (1, 3, 64, 64)
+    inputs = feeds(1, 3, 64, 64, count=8, seed=3)
+    parity = compare(torch_network(network), lambda batch: call_one(session, batch), inputs)
+    assert require("building", parity).error < 1e-5
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_what_a_runtime_is_like_is_known_without_its_library(name: str) -> None:
+    code = f"""
+import sys
+sys.modules |= dict.fromkeys({LIBRARIES!r})
+from exporters.exporter import exporter_class
+kind = exporter_class({name!r})
+assert kind.suffix.startswith(".") and "fp32" in kind.PRECISIONS
+assert kind.LARGEST_BATCH is None or kind.LARGEST_BATCH >= 8  # what is not timed goes by eights
+"""
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_what_one_run_returned_the_next_does_not_change(exporter: Exporter, tmp_path: Path) -> None:
     session = opened(exporter, source(linear(), Linear(), tmp_path))
     first = call_one(session, np.zeros((1, 2), np.float32))
@@ -137,8 +239,8 @@ def test_an_engine_is_a_file_of_its_own(exporter: Exporter, tmp_path: Path) -> N
     assert exporter.suffix.startswith(".")
     (tmp_path / "model.onnx").unlink()
     assert {path.name for path in tmp_path.iterdir()} == {engine.name}
-    if exporter.obstacle():
-        pytest.skip(exporter.obstacle())
+    if exporter.unavailable_reason():
+        pytest.skip(exporter.unavailable_reason())
     moved = engine.rename(tmp_path / f"moved{exporter.suffix}")
     assert call_one(exporter.open(moved), np.ones((1, 2), np.float32)).tolist() == [[13, 27]]
 

@@ -76,9 +76,9 @@ def test_a_pruned_network_answers_on_every_runtime_as_it_did(
             exporter.build(source, engine)
         return
     facts = exporter.build(source, engine)
-    if exporter.obstacle():
+    if exporter.unavailable_reason():
         assert engine.stat().st_size > 0.9 * (facts.weights_bytes or 0)
-        pytest.skip(exporter.obstacle())
+        pytest.skip(exporter.unavailable_reason())
     session = exporter.open(engine)
     reference = plain_network(source.model.read_bytes())
     feeds = [np.ascontiguousarray(source.calibration[i : i + 1]) for i in range(8)]

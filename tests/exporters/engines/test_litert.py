@@ -4,14 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from graphs import Floats, feeds
 from networks import trained
+from onnx_graphs import feeds
 from torch import nn
 from torchvision.models import mobilenet_v2
 
 from exporters.exporter import Source, call_one
-from exporters.parity import compare, require
 from profiles.errors import DeviceError
 
 pytest.importorskip("litert_torch")
@@ -33,21 +31,6 @@ def engine(source: Source, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path: Path = tmp_path_factory.mktemp("engine") / "engine.tflite"
     LiteRt().build(source, path)
     return path
-
-
-def test_mobilenet_gives_the_answers_of_torch(network: nn.Module, engine: Path) -> None:
-    session = LiteRt().open(engine)
-
-    def reference(batch: Floats) -> Floats:
-        with torch.no_grad():
-            answer: Floats = network(torch.from_numpy(batch)).numpy()
-        return answer
-
-    def candidate(batch: Floats) -> Floats:
-        return call_one(session, batch)
-
-    assert session.inputs[0].shape == (1, 3, 64, 64)
-    require("building", compare(reference, candidate, feeds(1, 3, 64, 64, seed=3)))
 
 
 def test_the_same_network_gives_the_same_bytes_and_not_a_word(

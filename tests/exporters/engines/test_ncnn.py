@@ -5,10 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from graphs import Floats, feeds
 from networks import NETWORKS, Residual, trained
+from onnx_graphs import Floats, feeds
 from torch import Tensor, nn
-from torchvision.models import mobilenet_v2
 
 pytest.importorskip("ncnn")
 pytest.importorskip("pnnx")
@@ -70,13 +69,6 @@ def test_fp16_refuses_weights_that_it_cannot_hold(tmp_path: Path) -> None:
     with pytest.raises(StageError, match="fp16 could overflow"):
         built(network, tmp_path, "fp16")
     assert not list(tmp_path.glob("*.zip"))
-
-
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_the_same_network_gives_the_same_bytes(tmp_path: Path, precision: Precision) -> None:
-    first, _ = built(trained(Residual), tmp_path / "a", precision)
-    second, _ = built(trained(Residual), tmp_path / "b", precision)
-    assert first.read_bytes() == second.read_bytes()
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
@@ -152,21 +144,3 @@ def test_weights_cut_short_inside_a_whole_engine_are_a_fault_of_the_device(
     engine.write_bytes(pack(dict(zip(FILES, (graph, weights[:keep], shapes), strict=True))))
     with pytest.raises(DeviceError, match=f"cannot load {engine.name}: .*bin is broken"):
         Ncnn().open(engine)
-
-
-class MobileNet(nn.Module):
-    """The real network, for ten classes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.body = mobilenet_v2(num_classes=10)
-
-    def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.body(x)
-        return logits
-
-
-def test_mobilenet_v2_is_itself_at_fp32(tmp_path: Path) -> None:
-    network = trained(MobileNet)
-    _, session = built(network, tmp_path, size=64)
-    assert require("building", parity(network, session, 64)).error < 1e-5

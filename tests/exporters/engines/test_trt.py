@@ -10,9 +10,9 @@ from typing import Protocol
 import numpy as np
 import onnx
 import pytest
-from graphs import feeds, model
 from networks import Residual, trained
 from onnx import helper
+from onnx_graphs import feeds, model
 from torch import Tensor, nn
 
 from exporters.board.trt_library import load_tensorrt
@@ -208,8 +208,10 @@ def test_without_gpu_the_needed_one_is_named(
 ) -> None:
     exporter = runtime("trt", EngineOptions(compute_capability="8.6"))
     needed = "needs an NVIDIA GPU of compute capability 8.6; there is none here"
-    assert exporter.obstacle() == f"running it {needed}"
-    assert runtime("trt").obstacle() == "running it needs an NVIDIA GPU; there is none here"
+    assert exporter.unavailable_reason() == f"running it {needed}"
+    assert (
+        runtime("trt").unavailable_reason() == "running it needs an NVIDIA GPU; there is none here"
+    )
     assert exporter.environment()["gpu"] == "none"
     path = tmp_path / "good.engine"
     path.write_bytes(build(sources["static"])[0])
@@ -223,8 +225,8 @@ def test_only_the_gpu_that_was_asked_for_will_do(monkeypatch: pytest.MonkeyPatch
     assert gpu_of("12.0") == here[1]
     assert gpu_of(None) == here[0]
     assert gpu_of("8.9") is None
-    assert runtime("trt", EngineOptions(compute_capability="8.6")).obstacle() == ""
-    assert "8.9" in runtime("trt", EngineOptions(compute_capability="8.9")).obstacle()
+    assert runtime("trt", EngineOptions(compute_capability="8.6")).unavailable_reason() == ""
+    assert "8.9" in runtime("trt", EngineOptions(compute_capability="8.9")).unavailable_reason()
 
 
 @pytest.mark.parametrize(

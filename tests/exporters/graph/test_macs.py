@@ -7,9 +7,9 @@ import onnx
 import pytest
 import torch
 import torchvision
-from graphs import Arrays, Shape, feeds, model, ones
 from networks import Concat, Grouped, trained
 from onnx import helper, numpy_helper
+from onnx_graphs import Arrays, Shape, feeds, model, ones
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 

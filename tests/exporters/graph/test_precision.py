@@ -5,21 +5,21 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from graphs import Floats, feeds, model, ones
 from networks import Residual, trained
 from onnx import helper
+from onnx_graphs import Floats, feeds, model, ones
 
-from exporters.exporter import Source, runtime
+from exporters.exporter import Int8Format, Source, runtime
 from exporters.graph.fp16 import LIMIT, activation_ranges, to_fp16
-from exporters.graph.int8 import FEWEST, METHODS, Style, to_int8
+from exporters.graph.int8 import FEWEST, METHODS, to_int8
 from exporters.graph.reference import plain_network
 from exporters.graph.to_onnx import to_onnx
 from exporters.parity import compare, require
 from profiles.device import EngineOptions
 from profiles.errors import ConfigError, StageError
 
-UNSIGNED = Style(unsigned_activations=True, quantised_bias=True)
-SIGNED = Style(unsigned_activations=False, quantised_bias=False)
+UNSIGNED = Int8Format(unsigned_activations=True, quantised_bias=True)
+SIGNED = Int8Format(unsigned_activations=False, quantised_bias=False)
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def test_fp16_is_refused_where_a_weight_is_larger_than_its_largest_number() -> N
 
 @pytest.mark.parametrize("style", [UNSIGNED, SIGNED])
 def test_int8_is_near_the_network_and_has_integer_weights(
-    network: onnx.ModelProto, style: Style
+    network: onnx.ModelProto, style: Int8Format
 ) -> None:
     found = to_int8(network, calibration(), style)
     assert found.method.partition(",")[0] in METHODS

@@ -3,11 +3,11 @@
 import numpy as np
 import onnx
 import pytest
-from graphs import Arrays, Floats, feeds, model, ones
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import Concat, trained
 from onnx import helper, numpy_helper
+from onnx_graphs import Arrays, Floats, feeds, model, ones
 
 from exporters.graph.reference import plain_network
 from exporters.graph.simplify import SIMPLIFIERS, simplify, without_duplicates

@@ -7,8 +7,8 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from graphs import Floats, feeds
 from networks import Depthwise, trained
+from onnx_graphs import Floats, feeds
 from torch import Tensor, nn
 
 import exporters

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from added_runtime import added_runtime
 from checkpoints import checkpoint
 
-import exporters.engines
 from pipeline.commands.compare_engines import (
     Compared,
     compare,
@@ -50,23 +50,15 @@ class Toy(Exporter):
     def environment(self) -> dict[str, str]:
         return {"toy": "1"}
 
-    def obstacle(self) -> str:
+    def unavailable_reason(self) -> str:
         return "it is only a toy" if self.precision == "fp16" else ""
 '''
 
 
 @pytest.fixture
-def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A file dropped into the folder of engines, here and in the measuring processes."""
-    folder = tmp_path / "plugins"
-    folder.mkdir()
-    (folder / "toy.py").write_text(TOY)
-    start = f"import exporters.engines\nexporters.engines.__path__.append({str(folder)!r})\n"
-    (folder / "sitecustomize.py").write_text(start)
-    monkeypatch.setenv("PYTHONPATH", str(folder))
-    exporters.engines.__path__.append(str(folder))
-    yield
-    exporters.engines.__path__.remove(str(folder))
+def toy(tmp_path: Path) -> Iterator[None]:
+    with added_runtime("toy", TOY, tmp_path / "plugins"):
+        yield
 
 
 def flow(store: Path) -> Flow:

@@ -4,7 +4,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from project import Project
+from user_project import Project
 
 from pipeline.commands.devices import cpu_flags, listed, probed, shown
 from profiles.device import DeviceProfile, device_names, load_device
@@ -43,16 +43,16 @@ def test_a_probed_profile_counts_as_the_machine_it_was_made_on_and_no_other(
     path.write_text(probed(HOST, flags))
     found = read_spec(path, DeviceProfile)
     assert found.channel_multiple == multiple
-    assert found.identity.unlike(HOST) == ""
-    assert "cores" in found.identity.unlike(HOST.model_copy(update={"cores": 8}))
-    assert "model" in found.identity.unlike(HOST.model_copy(update={"model": "another"}))
+    assert found.identity.mismatch(HOST) == ""
+    assert "cores" in found.identity.mismatch(HOST.model_copy(update={"cores": 8}))
+    assert "model" in found.identity.mismatch(HOST.model_copy(update={"model": "another"}))
 
 
 def test_this_machine_is_probed_into_a_profile_that_it_counts_as(project: Project) -> None:
     path = project.folder / "mine.toml"
     outcome = project.slimgate("devices", "probe", path)
     assert outcome.code == 0, outcome.err
-    assert read_spec(path, DeviceProfile).identity.unlike(this_host(())) == ""
+    assert read_spec(path, DeviceProfile).identity.mismatch(this_host(())) == ""
     project.slimgate("devices", "probe", path).says(2, "mine.toml: not written (File exists)")
     assert isinstance(cpu_flags(), str)
 

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from project import Project
+from user_project import Project
 
 from pipeline.commands.self_test import SelfTest, self_test, text
 from pipeline.measure.sessions import Measure
@@ -48,4 +48,4 @@ def test_the_verb_prints_it_and_leaves_with_6_where_no_time_counts(
 
 
 def test_measure_without_a_bundle_asks_for_one(project: Project) -> None:
-    project.slimgate("measure").says(2, "measure what?")
+    project.slimgate("measure").says(2, "BUNDLE is missing", "slimgate measure recipe.bundle")

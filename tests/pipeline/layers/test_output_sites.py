@@ -4,13 +4,22 @@ from collections.abc import Callable, Mapping
 
 import pytest
 import torch
-from networks import NETWORKS, Chain, Concat, Depthwise, Grouped, Residual, trained
-from sums import Fork, PreActivation
+from networks import (
+    NETWORKS,
+    Chain,
+    Concat,
+    Depthwise,
+    Fork,
+    Grouped,
+    PreActivation,
+    Residual,
+    trained,
+)
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.layers.follow import RELU, UNBOUNDED, Range
 from pipeline.layers.output_sites import Site, find_sites
+from pipeline.layers.torch_calls import RELU, UNBOUNDED, Range
 
 SIX: Range = (0.0, 6.0)
 MAP = (8, 8)
@@ -87,6 +96,7 @@ ACTIVATIONS: Mapping[str, tuple[Callable[[Tensor], Tensor], Range]] = {
     "relu function in place": (lambda x: functional.relu(x, inplace=True), RELU),
     "torch.relu": (torch.relu, RELU),
     "torch.relu_": (torch.relu_, RELU),
+    "torch.relu, named": (lambda x: torch.relu(input=x), RELU),
     "relu method": (lambda x: x.relu(), RELU),
     "relu_ method": (lambda x: x.relu_(), RELU),
     "relu6 module": (nn.ReLU6(), SIX),
@@ -94,6 +104,7 @@ ACTIVATIONS: Mapping[str, tuple[Callable[[Tensor], Tensor], Range]] = {
     "relu6 function": (functional.relu6, SIX),
     "hardtanh module": (nn.Hardtanh(-2.0, 3.0), (-2.0, 3.0)),
     "hardtanh function": (lambda x: functional.hardtanh(x, -2.0, 3.0), (-2.0, 3.0)),
+    "hardtanh_ function": (lambda x: functional.hardtanh_(x, -2.0, 3.0), (-2.0, 3.0)),
     "hardtanh's own limits": (functional.hardtanh, (-1.0, 1.0)),
 }
 
@@ -115,8 +126,12 @@ def test_an_activation_that_lets_no_interval_through_bounds_nothing(
     assert found["conv2"].reads is None
 
 
-def test_dropout_is_looked_through_before_the_activation() -> None:
-    found = sites(Pair(lambda x: functional.relu(functional.dropout(x, 0.5, training=False))))
+@pytest.mark.parametrize("dropout", [functional.dropout, functional.dropout2d])
+@pytest.mark.parametrize("inplace", [False, True])
+def test_dropout_is_looked_through_before_the_activation(
+    dropout: Callable[[Tensor, float, bool, bool], Tensor], inplace: bool
+) -> None:
+    found = sites(Pair(lambda x: functional.relu(dropout(x, 0.5, False, inplace))))
     assert found["conv1"].range == RELU
 
 
@@ -133,6 +148,15 @@ def test_a_layer_reads_no_layer_when_something_lies_between(
     pool: Callable[[Tensor], Tensor],
 ) -> None:
     assert sites(Pair(lambda x: pool(functional.relu(x))))["conv2"].reads is None
+
+
+def without_a_channel(x: Tensor) -> Tensor:
+    x[:, 0] = 0.0
+    return x
+
+
+def test_a_layer_reads_no_layer_whose_output_is_overwritten_before() -> None:
+    assert sites(Pair(lambda x: without_a_channel(functional.relu(x))))["conv2"].reads is None
 
 
 def test_an_activation_that_two_layers_read_is_read_by_none_alone() -> None:
@@ -161,8 +185,19 @@ def test_a_norm_is_not_that_of_a_layer_whose_output_is_also_added_as_it_is() -> 
     assert found["stem"].range == UNBOUNDED
 
 
-def test_an_output_that_others_read_as_it_is_is_not_bounded_by_an_activation() -> None:
-    found = sites(Pair(lambda x: functional.relu(x) - functional.relu(-x)))
+@pytest.mark.parametrize(
+    "other",
+    [
+        lambda x: functional.relu(-x),
+        lambda x: torch.cat([x[:, :0], x], 1),
+        lambda x: torch.cat(tensors=[x], dim=1),
+        lambda x: torch.cat(x.chunk(2, 1), 1),
+    ],
+)
+def test_an_output_that_others_read_as_it_is_is_not_bounded_by_an_activation(
+    other: Callable[[Tensor], Tensor],
+) -> None:
+    found = sites(Pair(lambda x: functional.relu(x) - other(x)))
     assert found["conv1"].range == UNBOUNDED
 
 
@@ -170,6 +205,7 @@ SUMS: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
     "+": lambda x, y: x + y,
     "+=": lambda x, y: x.__iadd__(y),
     "torch.add": torch.add,
+    "torch.add, named": lambda x, y: torch.add(input=x, other=y),
     "add_": lambda x, y: x.add_(y),
 }
 
@@ -191,6 +227,12 @@ def test_a_sum_with_a_skip_is_seen_however_it_is_written(add: str) -> None:
 def test_a_number_or_a_tensor_that_is_spread_out_is_no_sum() -> None:
     assert not sites(Skip(lambda x, _: x + 1.0))["conv"].joins
     assert not sites(Skip(lambda x, _: x + torch.ones(3, 1, 1)))["conv"].joins
+
+
+@pytest.mark.parametrize("alpha", [2, -1])
+def test_a_sum_of_which_one_side_is_scaled_is_no_sum(alpha: int) -> None:
+    found = sites(Skip(lambda x, y: torch.add(x, y, alpha=alpha)))
+    assert found["conv"] == Site("conv", MAP)
 
 
 class Twice(nn.Module):

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from boards import Board, changed, free_port, liar, make_keys, obstacle, sshd
-from graphs import linear
-from project import Project, Table
+from onnx_graphs import linear
+from user_project import Project, Table
 
 from exporters.worker import EngineFile
 from pipeline.measure.all_targets import hosts_of, one_at_a_time, side_by_side
@@ -33,7 +33,7 @@ from profiles.machine.gpu import gpu_of
 if obstacle():
     pytest.skip(obstacle(), allow_module_level=True)
 
-from pipeline.measure.board import Remote
+from pipeline.measure.board import RemoteBoard
 
 DEVICE = DeviceProfile(description="any machine")
 BUDGET = Budget(macs_ratio=0.7)
@@ -110,7 +110,7 @@ def test_a_portable_engine_is_built_here_and_held_to_its_network_there(
     outcome = project.slimgate("run", project.recipe(**target(board.ssh, device="own.toml")))
     assert outcome.code == 0, outcome.err
     assert {"build ...", "build dense ..."} <= set(caplog.messages)
-    assert "is it still the network there" in caplog.text
+    assert "checking the engine's outputs on the device" in caplog.text
 
 
 @pytest.mark.parametrize("portable", ["true", "false"])
@@ -252,7 +252,7 @@ def test_a_signal_while_a_board_measures_ends_both(project: Project, board: Boar
 
 def built(board: Board, runtime: str, options: EngineOptions, **fields: str) -> bytes:
     with place_of(changed(board.ssh, **fields)) as place:
-        assert isinstance(place, Remote)
+        assert isinstance(place, RemoteBoard)
         return place.built(runtime, options, model()).content
 
 
@@ -281,9 +281,9 @@ def test_an_engine_for_a_gpu_that_the_board_lacks_does_not_run_there(
     ("body", "kind", "word"),
     [
         (f"os.unlink({BUILT})", DeviceError, "is missing"),
-        (f"open({BUILT}, 'r+b').write(b'?')", IntegrityError, "not the one that it built"),
+        (f"open({BUILT}, 'r+b').write(b'?')", IntegrityError, "changed after the board built it"),
         (f"os.truncate({BUILT}, 5 << 30)", DeviceError, "at most"),
-        ("answer = answer.replace('facts', 'fiction')", DeviceError, "nonsense"),
+        ("answer = answer.replace('facts', 'fiction')", DeviceError, "could not be parsed"),
         ("answer = answer.replace('{}', '{\"layers\": -1}')", DeviceError, "layers"),
     ],
 )
@@ -310,7 +310,7 @@ def test_a_million_wrong_samples_are_one_short_message(
     with place_of(ssh) as place, pytest.raises(DeviceError, match=told) as caught:
         time_engines(place, EnginePair(engine, engine), Timing(Measure(seconds=0.02), 1, "cpu", 12))
     assert time.perf_counter() - began < 30
-    assert str(caught.value).startswith(f"{place.name}: it answered nonsense: ")
+    assert str(caught.value).startswith(f"{place.name}: its reply could not be parsed: ")
     assert len(str(caught.value)) < 5000
 
 

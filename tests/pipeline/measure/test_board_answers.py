@@ -42,7 +42,7 @@ def test_the_result_of_an_answer_comes_back() -> None:
     ],
 )
 def test_an_answer_that_is_none_is_a_fault_of_the_device(raw: bytes) -> None:
-    with pytest.raises(DeviceError, match="nonsense"):
+    with pytest.raises(DeviceError, match="could not be parsed"):
         read_answer(raw, "n")
 
 

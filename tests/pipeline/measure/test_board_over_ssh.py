@@ -28,8 +28,8 @@ from boards import (
     sshd,
     wire,
 )
-from graphs import Floats, linear
-from project import Project
+from onnx_graphs import Floats, linear
+from user_project import Project
 
 from exporters.board_program import board_program
 from exporters.worker import EngineFile, Job, LatencyJob, StartJob
@@ -266,15 +266,15 @@ def test_a_board_that_goes_away_is_a_fault_of_the_device(
 @pytest.mark.parametrize(
     ("body", "kind", "word"),
     [
-        ("print(honest()[0][:-5])", DeviceError, "nonsense"),
-        ("print(honest()[0] * 2)", DeviceError, "nonsense"),
-        ("print(honest()[0].replace('n', 'm', 1))", DeviceError, "nonsense"),
+        ("print(honest()[0][:-5])", DeviceError, "could not be parsed"),
+        ("print(honest()[0] * 2)", DeviceError, "could not be parsed"),
+        ("print(honest()[0].replace('n', 'm', 1))", DeviceError, "could not be parsed"),
         ("print(json.dumps({'nonce': 'x', 'result': {}}))", IntegrityError, "another job"),
         ("sys.stdout.write('x' * (17 << 20))", DeviceError, "more than 16 MiB"),
         ("sys.stderr.write('x' * (17 << 20))", DeviceError, "more than 16 MiB"),
         ("print(honest()[0]); sys.exit(3)", DeviceError, "ended with 3"),
         ("os.kill(os.getpid(), 9)", DeviceError, "KILL"),
-        ("", DeviceError, "nonsense"),
+        ("", DeviceError, "could not be parsed"),
         ("sys.exit('line one\\nlast \\x1b[2J line')", DeviceError, "last ?[2J line"),
     ],
 )
@@ -312,7 +312,7 @@ def test_outputs_must_be_those_that_were_told(
     name = "os.path.join(files, job['task']['inputs'] + '.out')"
     for body, kind, word in (
         (f"os.unlink({name})", DeviceError, "is missing"),
-        (f"open({name}, 'r+b').write(b'?')", IntegrityError, "not those that the engine gave"),
+        (f"open({name}, 'r+b').write(b'?')", IntegrityError, "changed after the engine gave them"),
         (f"os.truncate({name}, 5 << 30)", DeviceError, "at most"),
     ):
         lying = f"answer, _ = honest()\n{body}\nprint(answer)"

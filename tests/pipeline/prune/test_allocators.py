@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from allocators import PACKAGE, made
+from allocators_by_name import PACKAGE, made
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 

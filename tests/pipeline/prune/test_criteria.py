@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from networks import NETWORKS, Chain, Concat, Residual, trained
-from samples import Samples, stats_of
+from random_samples import Samples, stats_of
 from scipy.stats import kendalltau
 from torch import nn
 

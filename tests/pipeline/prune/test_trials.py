@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 import torch
-from halves import images, same, state_of
+from half_pruned import images, same, state_of
 from networks import Chain, Concat, Grouped, Residual, trained
 from torch import nn
 

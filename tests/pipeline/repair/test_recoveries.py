@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import pytest
 import torch
-from halves import half, images, same, state_of
+from half_pruned import half, images, same, state_of
 from networks import NETWORKS, Chain, Concat, Residual, trained
 from torch import Tensor, nn
 from torch.nn import functional

@@ -5,9 +5,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from halves import FITTED, HELD, distance, half, images, same, state_of
-from networks import Chain, Concat, Depthwise, Grouped, Residual, trained
-from sums import Fork, PreActivation
+from half_pruned import FITTED, HELD, distance, half, images, same, state_of
+from networks import Chain, Concat, Depthwise, Fork, Grouped, PreActivation, Residual, trained
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -15,8 +14,8 @@ from pipeline.layers.folded_layer import folded
 from pipeline.layers.output_sites import find_sites
 from pipeline.layers.sampled_rows import input_rows, output_rows
 from pipeline.network.plan import PruningPlan, apply_plan
-from pipeline.repair.dense_targets import targets_of
-from pipeline.repair.resolve_layers import blocks, walk
+from pipeline.repair.dense_targets import DenseTargets, dense_targets
+from pipeline.repair.resolve_layers import pruned_blocks, resolve_layers
 from pipeline.repair.ridge import Problem, solve
 from profiles.errors import StageError
 
@@ -41,6 +40,11 @@ class Plain(nn.Module):
         return logits
 
 
+def targets_on(dense: nn.Module, inputs: Tensor, fitted: int = FITTED) -> DenseTargets:
+    """Every row there is."""
+    return dense_targets(dense, inputs, fitted, ROWS)
+
+
 KINDS = (Chain, Residual, Depthwise, Grouped, Concat, Plain, Fork, PreActivation)
 
 
@@ -54,7 +58,7 @@ def test_a_pruned_network_answers_new_inputs_far_more_like_the_dense_one(
     plan, inputs, new = half(dense), images(), images(HELD, 1)
     small = apply_plan(dense, plan)
     was = distance(small, dense, new)
-    remarks = walk(small, plan, targets_of(dense, inputs, ROWS), inputs, FITTED, steps)
+    remarks = resolve_layers(small, plan, targets_on(dense, inputs), steps)
     assert not remarks
     assert distance(small, dense, new) < 0.5 * was
     assert same(before, dense)
@@ -66,13 +70,13 @@ def test_a_pruned_network_answers_new_inputs_far_more_like_the_dense_one(
 def test_a_network_that_lost_nothing_stays_what_it_is(kind: type[nn.Module]) -> None:
     dense = trained(kind)
     small, inputs = copy.deepcopy(dense), images()
-    walk(small, PruningPlan(layers={}), targets_of(dense, inputs, ROWS), inputs, FITTED, 20)
+    resolve_layers(small, PruningPlan(layers={}), targets_on(dense, inputs), 20)
     assert distance(small, dense, images(HELD, 1)) < 1e-4
 
 
 def without_drift(small: nn.Module, dense: nn.Module, plan: PruningPlan, inputs: Tensor) -> None:
     """Solve each layer of a chain on what the dense network feeds it, its channels cut out."""
-    targets = targets_of(dense, inputs, ROWS)
+    targets = targets_on(dense, inputs)
     layers, seen = dict(small.named_modules()), dict[str, Tensor]()
 
     def keep(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
@@ -94,10 +98,10 @@ def without_drift(small: nn.Module, dense: nn.Module, plan: PruningPlan, inputs:
             given = given[:, list(part.inputs.channels)]
         if part and part.out:
             wanted = wanted[:, list(part.out.channels)]
-        rows = input_rows(site, layer.layer, given, targets.chosen[name])
+        rows = input_rows(site, layer.layer, given, targets.positions[name])
         bias = layer.affine()[1]
         problem = Problem(rows, wanted, None, site.range, layer.weight(), bias, layer.shifts())
-        found = solve(problem, FITTED * targets.chosen[name].shape[1])
+        found = solve(problem, FITTED * targets.positions[name].shape[1])
         if found.better:
             layer.write(found.weight, found.bias, rows)
 
@@ -108,7 +112,7 @@ def test_what_earlier_layers_got_wrong_is_made_good_by_later_ones(kind: type[nn.
     plan, inputs, new = half(dense), images(), images(HELD, 1)
     each, whole = apply_plan(dense, plan), apply_plan(dense, plan)
     without_drift(each, dense, plan, inputs)
-    walk(whole, plan, targets_of(dense, inputs, ROWS), inputs, FITTED, 0)
+    resolve_layers(whole, plan, targets_on(dense, inputs), 0)
     assert distance(whole, dense, new) < distance(each, dense, new)
 
 
@@ -117,7 +121,7 @@ def test_too_few_samples_leave_a_layer_as_it_was_and_say_how_many_are_needed() -
     plan = half(dense)
     small = apply_plan(dense, plan)
     before = state_of(small)
-    remarks = walk(small, plan, targets_of(dense, images(3), ROWS), images(3), 2, 0)
+    remarks = resolve_layers(small, plan, targets_on(dense, images(3), 2), 0)
     # fc reads 3 of 5 channels of one row a sample; the others have 64 rows a sample.
     assert remarks == (
         "fc: 2 rows for 3 weights an output are too few for least squares, "
@@ -131,20 +135,20 @@ def test_too_few_samples_leave_a_layer_as_it_was_and_say_how_many_are_needed() -
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_samples_that_are_not_finite_are_told_with_the_layer(value: float) -> None:
     dense, inputs = trained(Residual), images(60)
-    plan, targets = half(dense), targets_of(dense, inputs, ROWS)
+    plan, targets = half(dense), targets_on(dense, inputs, 50)
     inputs[7] = value
     with pytest.raises(StageError, match=r"stem: its inputs are not finite on the calibration"):
-        walk(apply_plan(dense, plan), plan, targets, inputs, 50, 0)
+        resolve_layers(apply_plan(dense, plan), plan, targets, 0)
 
 
 def test_a_layer_that_gives_nan_is_found_by_the_one_that_reads_it() -> None:
     dense, inputs = trained(Residual), images(60)
-    plan, targets = half(dense), targets_of(dense, inputs, ROWS)
+    plan, targets = half(dense), targets_on(dense, inputs, 50)
     small = apply_plan(dense, plan)
     with torch.no_grad():
         small.get_parameter("outer_bn.0.bias")[0] = float("nan")
     with pytest.raises(StageError, match=r"inner\.1: its inputs are not finite"):
-        walk(small, plan, targets, inputs, 50, 0)
+        resolve_layers(small, plan, targets, 0)
 
 
 def test_a_layer_is_left_alone_when_its_solution_is_worse_on_samples_not_fitted() -> None:
@@ -152,22 +156,22 @@ def test_a_layer_is_left_alone_when_its_solution_is_worse_on_samples_not_fitted(
     dense = nn.Sequential(nn.Linear(40, 4), nn.ReLU(), nn.Linear(4, 2)).eval()
     # Fitted samples say nothing of the others: their targets come from different inputs.
     inputs = torch.randn(60, 40)
-    targets = targets_of(dense, inputs, ROWS)
+    targets = targets_on(dense, inputs, 50)
     targets.rows["0"][:50] = torch.randn(50, 4) * 3
     targets.rows["2"][:50] = torch.randn(50, 2) * 3
     small = copy.deepcopy(dense)
     before = state_of(small)
-    walk(small, PruningPlan(layers={}), targets, inputs, 50, 0)
+    resolve_layers(small, PruningPlan(layers={}), targets, 0)
     assert same(before, small)
 
 
 def test_blocks_are_the_layers_up_to_a_sum_that_were_pruned_inside() -> None:
     dense = trained(Residual)
     sites = find_sites(dense, images(1))
-    found = blocks(sites, half(dense))
+    found = pruned_blocks(sites, half(dense))
     names = {name: [site.layer for site in block] for name, block in found.items()}
     assert names == {"outer.0": ["inner.0", "outer.0"], "outer.1": ["inner.1", "outer.1"]}
-    assert not blocks(sites, PruningPlan(layers={}))
+    assert not pruned_blocks(sites, PruningPlan(layers={}))
 
 
 class Doubled(nn.Module):
@@ -190,7 +194,7 @@ class Doubled(nn.Module):
     [lambda y: y + y, lambda y: y + functional.relu(y), lambda y: (y + 1.0) * (y + y.mean())],
     ids=["itself", "its ReLU", "a mean"],
 )
-def test_sums_of_an_output_with_what_is_made_of_it_do_not_break_the_walk(
+def test_sums_of_an_output_with_what_is_made_of_it_do_not_break_the_resolve_layers(
     add: Callable[[Tensor], Tensor],
 ) -> None:
     torch.manual_seed(0)
@@ -198,13 +202,33 @@ def test_sums_of_an_output_with_what_is_made_of_it_do_not_break_the_walk(
     plan, inputs, new = half(dense), images(), images(HELD, 1)
     small = apply_plan(dense, plan)
     was = distance(small, dense, new)
-    walk(small, plan, targets_of(dense, inputs, ROWS), inputs, FITTED, 0)
+    resolve_layers(small, plan, targets_on(dense, inputs), 0)
     assert distance(small, dense, new) < was
+
+
+class ScaledSkip(nn.Module):
+    """second(relu(first(x))) + 2 * first(x), the two in one call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        return torch.add(self.second(functional.relu(x)), x, alpha=2).mean((2, 3))
+
+
+def test_a_sum_of_which_one_side_is_scaled_is_not_repaired_as_the_plain_sum() -> None:
+    torch.manual_seed(0)
+    dense = ScaledSkip().eval()
+    small = copy.deepcopy(dense)
+    resolve_layers(small, PruningPlan(layers={}), targets_on(dense, images()), 0)
+    assert distance(small, dense, images(HELD, 1)) < 1e-4
 
 
 def test_targets_are_rows_of_the_sum_where_a_layer_joins_one() -> None:
     dense, inputs = trained(Residual), images(5)
-    targets = targets_of(dense, inputs, ROWS)
+    targets = targets_on(dense, inputs)
     seen: dict[str, Tensor] = {}
 
     def keep(_: nn.Module, args: tuple[Tensor, ...]) -> None:
@@ -216,6 +240,6 @@ def test_targets_are_rows_of_the_sum_where_a_layer_joins_one() -> None:
     handle.remove()
     # The one ReLU module runs after bn, and then twice in each block.
     for name, call in (("stem", "0"), ("inner.0", "1"), ("outer.0", "2"), ("outer.1", "4")):
-        chosen = targets.chosen[name]
+        chosen = targets.positions[name]
         wanted = output_rows(dense.get_submodule(name), seen[call], chosen)
         torch.testing.assert_close(targets.rows[name], wanted)

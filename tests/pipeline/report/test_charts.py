@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from pipeline.report.charts import (
     CURVE_POINTS,
-    Limit,
     Point,
     Row,
+    TimeLimit,
     bullet,
     channels,
     distribution,
@@ -95,7 +95,7 @@ def test_memory_holds_any_figures(found: list[tuple[float, float, float]], most:
 @settings(deadline=None)
 def test_times_of_any_length_are_drawn(runs: list[list[int]], limit: float) -> None:
     series = [times_of("dense", "dense", runs), times_of("shipped", "shipped", [])]
-    limits = [Limit("p50", 50, limit), Limit("p95", 95, limit)]
+    limits = [TimeLimit("p50", 50, limit), TimeLimit("p95", 95, limit)]
     assert_whole(histogram("t", series, limits))
     assert_whole(distribution("t", series, limits))
 

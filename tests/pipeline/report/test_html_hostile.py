@@ -14,6 +14,7 @@ from html_pages import Page
 
 from exporters.graph.cost import LayerCost
 from pipeline.release.bundle import Judged, Release, Terms
+from pipeline.report.content import ReportContent
 from pipeline.report.html import page
 from pipeline.store.reports import (
     Baseline,
@@ -149,7 +150,7 @@ def hostile_page(text: Hostile) -> str:
         }
     )
     stages = (StageRecord(text(), text(), False, 1.0),)
-    return page(found, repaired, checked, exported, stages)
+    return page(ReportContent(found, repaired, checked, exported, stages))
 
 
 def assert_harmless(found: Page) -> None:
@@ -184,8 +185,7 @@ def test_the_page_forbids_scripts_and_everything_from_elsewhere() -> None:
 
 
 def test_the_page_has_no_address_of_its_own() -> None:
-    told = (releases.REPAIRED, releases.CHECKED, releases.EXPORTED, releases.STAGES)
-    source = page(releases.release(), *told)
+    source = page(releases.report_content(releases.release()))
     assert "//" not in source
     assert "url(" not in source
     assert "@import" not in source

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from networks import NETWORKS, Chain, Concat, Grouped, Residual, trained
-from samples import ALL, SAMPLES, Samples, feeds, stats_of
+from random_samples import ALL, SAMPLES, Samples, feeds, stats_of
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -93,6 +93,41 @@ def test_hooks_give_the_gradient_of_the_injected_parameter() -> None:
     layers = ("convs.0", "convs.1", "convs.2", "hidden")
     for name, gradient in zip(layers, expected, strict=True):
         np.testing.assert_allclose(stats[name].offset_gradients(), gradient, rtol=2e-4, atol=1e-7)
+
+
+class Between(nn.Module):
+    """conv - something that overwrites nothing - relu - fc."""
+
+    def __init__(self, between: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.conv, self.fc, self.between = nn.Conv2d(3, 6, 3), nn.Linear(6, 4), between
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.fc(functional.relu(self.between(self.conv(x))).mean((2, 3)))
+        return logits
+
+
+def beside_mean(x: Tensor) -> Tensor:
+    x.mean((2, 3), True)
+    return x
+
+
+@pytest.mark.parametrize(
+    "between",
+    [beside_mean, lambda x: functional.dropout(x, 0.5, False, True), lambda x: x.contiguous()],
+    ids=["mean, True by position", "dropout in place", "contiguous"],
+)
+def test_what_overwrites_nothing_hides_no_activation(between: Callable[[Tensor], Tensor]) -> None:
+    torch.manual_seed(0)
+    network = Between(between).eval()
+    plain = copy.deepcopy(network)
+    plain.between = nn.Identity()
+    _, found = stats_of(network)
+    _, expected = stats_of(plain)
+    for one, two in zip(values(found["conv"]), values(expected["conv"]), strict=True):
+        np.testing.assert_allclose(one, two, rtol=1e-6)
+    with_sigma, without = (found["conv"].offset_gradients(p) for p in ("activation", "norm"))
+    assert not np.allclose(with_sigma, without, rtol=1e-3)
 
 
 @pytest.mark.parametrize("name", ["outer.0", "outer.1"])

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from networks import Chain, Residual, trained
-from samples import ALL, Samples, feeds, stats_of
+from random_samples import ALL, Samples, feeds, stats_of
 from torch import Tensor, nn
 from torch.nn import functional
 

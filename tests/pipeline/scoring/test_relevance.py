@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from networks import Chain, Depthwise, Residual, trained
-from samples import Samples, feeds, stats_of
+from random_samples import Samples, feeds, stats_of
 from torch import nn
 
 from pipeline.network.groups import find_groups

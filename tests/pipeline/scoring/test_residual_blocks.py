@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from networks import Chain, trained
-from samples import SAMPLES, Samples, feeds
+from random_samples import SAMPLES, Samples, feeds
 from torch import Tensor, nn
 from torch.nn import functional
 

@@ -1,31 +1,26 @@
 """Fine-tuning by design: taught by the dense network, on few samples or few parameters."""
 
-import math
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from checkpoints import Tints, checkpoint, folder, pruned
+from checkpoints import Tints, checkpoint, folder, pruned, squared, task
 from networks import Chain, Concat, Residual, trained
 from torch import Tensor, nn
-from torch.nn import functional
 
 from pipeline.data.arrays import FloatArray
-from pipeline.data.batches import batches
-from pipeline.network.distance import Teacher, teacher_for_task
 from pipeline.network.weights import read_weights
 from pipeline.stages.finetune import FineTune
 from pipeline.store.reports import FineTuneReport
-from pipeline.task import Task
 from pipeline.train.epoch_record import Epoch, best_of
 from pipeline.train.loop import train
 from pipeline.train.optimizer import USUAL_SIZE
 from pipeline.train.precision import low_precision
 from pipeline.train.settings import Settings
 from pipeline.train.trainable import trainable_names
-from profiles.errors import ConfigError, StageError
+from profiles.errors import ConfigError
 from profiles.spec import read_spec
 
 SETTINGS = Settings(epochs=2, learning_rate=0.02, batch_size=16, augment="crop_flip")
@@ -35,50 +30,8 @@ def with_settings(**changes: str | float | None) -> Settings:
     return Settings.model_validate({**SETTINGS.model_dump(), **changes})
 
 
-def task(kind: type[nn.Module] = Chain) -> Task:
-    return Task(lambda: trained(kind), Tints(64, 0), Tints(16, 1))
-
-
-def squared(outputs: Tensor, targets: Tensor) -> Tensor:
-    """A loss that is no cross entropy."""
-    return functional.mse_loss(outputs, functional.one_hot(targets, 4).float())
-
-
 def state(network: nn.Module) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in network.state_dict().items()}
-
-
-def test_the_distance_of_logits_is_the_softened_divergence_from_the_dense_network() -> None:
-    wanted, found = torch.tensor([[0.0, 2 * math.log(3)]]), torch.tensor([[1.0, 1.0]])
-    # At temperature 2 the dense network says 1/4 and 3/4, the other 1/2 and 1/2.
-    by_hand = 2**2 * (0.25 * math.log(0.5) + 0.75 * math.log(1.5))
-    teacher = Teacher(nn.Identity(), 2.0)
-    assert teacher.distance(found, wanted).item() == pytest.approx(by_hand)
-    two = torch.cat([found, wanted]), torch.cat([wanted, wanted])
-    assert teacher.distance(*two).item() == pytest.approx(by_hand / 2)
-    maps = [logits[:, :, None].expand(1, 2, 5) for logits in (found, wanted)]
-    assert teacher.distance(*maps).item() == pytest.approx(by_hand)
-
-
-def test_the_distance_of_values_is_a_squared_error_in_units_of_the_dense_networks_variance() -> (
-    None
-):
-    asked = replace(task(), loss=squared)
-    dense, held_out = trained(Chain), np.arange(20)
-    teacher = teacher_for_task(dense, asked, held_out, 4.0)
-    inputs = torch.from_numpy(next(batches(asked.train, held_out, 20))[0])
-    wanted = teacher.outputs(inputs)
-    assert teacher.variance == pytest.approx(wanted.var(correction=0).item(), rel=1e-4)
-    assert teacher.distance(wanted + 3, wanted).item() == pytest.approx(9 / teacher.variance)
-
-
-@pytest.mark.parametrize("constant", [0, 0.1, -1e6])
-def test_a_dense_network_that_says_one_thing_cannot_teach(constant: float) -> None:
-    dense = trained(Chain)
-    nn.init.zeros_(dense.get_parameter("fc.weight"))
-    nn.init.constant_(dense.get_parameter("fc.bias"), constant)
-    with pytest.raises(StageError, match=r"set finetune.distill = 0"):
-        teacher_for_task(dense, replace(task(), loss=squared), np.arange(9), 4.0)
 
 
 class Watched(nn.Module):

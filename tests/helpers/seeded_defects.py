@@ -8,21 +8,22 @@ import numpy as np
 import onnx
 import torch
 from onnx import helper, numpy_helper
-from sound import Sound, Varied, varied
+from varied_network import Sound, Varied, varied
 
 from exporters.arrays import FloatArray
+from exporters.exporter import Int8Format
 from exporters.graph.fp16 import to_fp16
-from exporters.graph.int8 import Style, to_int8
+from exporters.graph.int8 import to_int8
 from exporters.graph.reference import plain_network
 from exporters.graph.simplify import simplify
 from exporters.graph.to_onnx import torch_network
-from exporters.parity import Network, hold
+from exporters.parity import Network, require_agreement
 from profiles.device import Precision
 from profiles.errors import SlimgateError
 
 Edit = Callable[[onnx.ModelProto], None]
 Op = Literal["Conv", "Clip", "Relu", "Add", "AveragePool", "MaxPool", "Gemm"]
-STYLE = Style(unsigned_activations=True, quantised_bias=True)
+STYLE = Int8Format(unsigned_activations=True, quantised_bias=True)
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Defect:
         candidate = self.spoil(before)
         try:
             pair = (self._wanted(before), candidate)
-            hold(self.name, pair, before.images_and_others, self.precision)
+            require_agreement(self.name, pair, before.images_and_others, self.precision)
         except SlimgateError as error:
             return str(error)
         return ""

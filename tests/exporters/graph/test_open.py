@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from graphs import feeds, linear, model, ones
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import helper, numpy_helper
+from onnx_graphs import feeds, linear, model, ones
 
 from exporters.graph.open import open_onnx
 from profiles.errors import ConfigError, IntegrityError

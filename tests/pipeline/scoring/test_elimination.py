@@ -5,11 +5,11 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from halves import images
+from half_pruned import images
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import Chain, Concat, Depthwise, Grouped, Residual, trained
-from samples import stats_of
+from random_samples import stats_of
 from torch import Tensor, nn
 from torch.nn import functional
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from graphs import linear, model, ones
-from hostile import Hostile, fresh
+from hostile_file import Hostile, fresh
 from onnx import helper, numpy_helper
+from onnx_graphs import linear, model, ones
 
 External = dict[str, str]
 Nodes = list[onnx.NodeProto]

@@ -6,7 +6,7 @@ from datetime import date
 
 from profiles.budget import Budget
 from profiles.device import DeviceProfile, Identity
-from profiles.gate import Check, Verdict, judge
+from profiles.gate import Check, EngineForDevice, Verdict, judge
 from profiles.host import Host
 from profiles.machine.conditions import Conditions
 from profiles.measurement import (
@@ -16,7 +16,7 @@ from profiles.measurement import (
     Measurement,
     StartRun,
 )
-from profiles.waiver import Waiver
+from profiles.waiver import AcceptedWaivers, Waiver
 
 NAME = "box"
 DEVICE = DeviceProfile(description="a test", identity=Identity(machine="x86_64"))
@@ -129,8 +129,8 @@ class Case:
 
     def verdict(self, waivers: Sequence[Waiver] = (), today: date = date.max) -> Verdict:
         budget = Budget.model_validate(self.limits)
-        evidence = (self.measurement, budget, self.device_name, self.device, self.sha256)
-        return judge(*evidence, waivers, today)
+        engine = EngineForDevice(self.sha256, self.device_name, self.device)
+        return judge(self.measurement, budget, engine, AcceptedWaivers(tuple(waivers), today))
 
     def check(self, waivers: Sequence[Waiver] = (), today: date = date.max) -> Check:
         (check,) = self.verdict(waivers, today).checks
@@ -175,6 +175,7 @@ LOOSE: Mapping[str, float] = {
     "first_inference_ms": 12,
     "peak_memory_mib": 25,
     "peak_memory_ratio": 1.2,
+    "steady_memory_mib": 20,
     "throughput_per_s": 200,
     "energy_mj": 25,
 }

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from evidence import (
+from known_measurement import (
     DEVICE,
     FRAMES,
     METRICS,
@@ -19,8 +19,9 @@ from evidence import (
 )
 
 from profiles.device import Identity
-from profiles.gate import AT_LEAST, ESTIMATES, MIN_PROCESSES, MIN_STARTS
-from profiles.measurement import LatencyRun
+from profiles.limits import LIMITS
+from profiles.measurement import LatencyRun, StartRun
+from profiles.requirements import MIN_PROCESSES, MIN_STARTS
 
 WHOLE = ("macs", "parameters")
 """Limits that are whole numbers."""
@@ -28,8 +29,8 @@ WHOLE = ("macs", "parameters")
 
 def bound(metric: str) -> float:
     """The limit up to which the evidence passes."""
-    found = ESTIMATES[metric](measurement())
-    return found.lower if metric in AT_LEAST else found.upper
+    found = LIMITS[metric].estimate(measurement())
+    return found.lower if LIMITS[metric].is_minimum else found.upper
 
 
 def at_limit(case: Case, metric: str) -> Case:
@@ -37,8 +38,8 @@ def at_limit(case: Case, metric: str) -> Case:
 
 
 def over(case: Case, metric: str) -> Case:
-    found = ESTIMATES[metric](measurement())
-    if metric in AT_LEAST:
+    found = LIMITS[metric].estimate(measurement())
+    if LIMITS[metric].is_minimum:
         return case.limited(metric, 1.1 * found.upper)
     return case.limited(metric, found.lower - 1 if metric in WHOLE else 0.9 * found.lower)
 
@@ -124,6 +125,13 @@ SPOILED: Mapping[str, Mapping[str, Spoil]] = {
         "NaN": lambda case, _: case.weighed([weighed(load_ms=math.nan), *[weighed()] * 4]),
         "no time passed": lambda case, _: case.weighed([weighed(load_ms=0), *[weighed()] * 4]),
     },
+    "steady": {
+        "NaN": lambda case, _: case.weighed([steady(math.nan), *[weighed()] * 4]),
+        "infinite": lambda case, _: case.weighed([steady(math.inf), *[weighed()] * 4]),
+        "missing": lambda case, _: case.weighed([]),
+        "few starts": lambda case, _: case.weighed([weighed()] * (MIN_PROCESSES - 1)),
+        "below its baseline": lambda case, _: case.weighed([steady(39), *[weighed()] * 4]),
+    },
     "weighed": {
         "NaN": lambda case, _: case.weighed([weighed(math.nan), weighed(), weighed()]),
         "infinite": lambda case, _: case.weighed([weighed(math.inf), weighed(), weighed()]),
@@ -143,6 +151,10 @@ def short(blocks: Sequence[int]) -> LatencyRun:
 
 def changed(**fields: object) -> LatencyRun:
     return run().model_copy(update=fields)
+
+
+def steady(steady_mib: float) -> StartRun:
+    return weighed().model_copy(update={"steady_mib": steady_mib})
 
 
 def throttled() -> LatencyRun:
@@ -169,7 +181,8 @@ def kinds_of(metric: str) -> tuple[str, ...]:
         crowd = () if metric in RATIOS else ("by wall",)
         more = ("in frames",) if metric in FRAMES else ()
         return ("timed", *crowd, *more, *(("counted energy",) if metric == "energy_mj" else ()))
-    return {"top1_drop": ("scored",), "first_inference_ms": ("started",)}.get(metric, ("weighed",))
+    kinds = {"top1_drop": "scored", "first_inference_ms": "started", "steady_memory_mib": "steady"}
+    return (kinds.get(metric, "weighed"),)
 
 
 BAD = [

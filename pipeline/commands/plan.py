@@ -1,0 +1,30 @@
+"""`slimgate plan`: the stages a run would take, which of them are stored, and what cannot pass."""
+
+import json
+from pathlib import Path
+
+from pipeline.commands.steps import flow_on_devices, store_at
+from pipeline.store.runner import DryRun
+
+
+def planned(recipe: Path, cache: Path | None, as_json: bool) -> str:
+    """A line for each stage, or one JSON object. Runs none."""
+    runner = DryRun(store_at(cache).has)
+    flow = flow_on_devices(recipe, runner)
+    flow.exported()
+    flow.exported_dense()
+    for target in flow.targets:
+        if flow.is_reachable(target):  # what is built there depends on what is there
+            flow.built_dense(target)
+            flow.built(target)
+    stages = list(dict.fromkeys(runner.records))  # targets share what does not depend on them
+    if as_json:
+        rows = [{"name": r.name, "key": r.key, "cached": r.cached} for r in stages]
+        fields = {"schema_version": 1, "stages": rows, "doubts": flow.warnings()}
+        return json.dumps(fields, indent=1)
+    width = max(len(row.name) for row in stages) + 2
+    lines = [
+        f"{'cached' if row.cached else 'to run':8}{row.name:{width}}{row.key[:16]}"
+        for row in stages
+    ]
+    return "\n".join([*lines, "always  measure, judge, bundle", *flow.warnings()])

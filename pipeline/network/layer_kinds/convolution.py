@@ -1,0 +1,62 @@
+"""Convolutions, in groups and depthwise ones included."""
+
+import itertools
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pipeline.network.layer_kinds.kind import LinearMap, rows_at
+
+CHUNK_SAMPLES = 64
+"""Samples whose rows are taken at a time."""
+
+
+@dataclass(frozen=True)
+class Convolution(LinearMap):
+    """The weight is [outputs, inputs / groups, *kernel]; columns are in the order kernel, input."""
+
+    TYPES = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    COUNTS = {"out": "out_channels", "in": "in_channels"}
+
+    layer: nn.Conv1d | nn.Conv2d | nn.Conv3d
+
+    def input_rows(self, inputs: Tensor, positions: tuple[int, ...], chosen: Tensor) -> Tensor:
+        pairs = zip(inputs.split(CHUNK_SAMPLES), chosen.split(CHUNK_SAMPLES), strict=True)
+        return torch.cat([self._patches(part, positions, places) for part, places in pairs], 1)
+
+    def _patches(self, inputs: Tensor, positions: tuple[int, ...], chosen: Tensor) -> Tensor:
+        layer = self.layer
+        padding = layer._reversed_padding_repeated_twice
+        mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+        padded = functional.pad(inputs, padding, mode=mode) if any(padding) else inputs
+        flat = padded.flatten(2).transpose(1, 2).contiguous()
+        starts = torch.unravel_index(chosen, positions)
+        taken = []
+        for offset in itertools.product(*map(range, layer.kernel_size)):
+            place = torch.zeros_like(chosen)
+            axes = zip(starts, layer.stride, offset, layer.dilation, padded.shape[2:], strict=True)
+            for start, stride, step, dilation, size in axes:
+                place = place * size + start * stride + step * dilation
+            taken.append(rows_at(flat, place.to(flat.device)))
+        rows = torch.stack(taken, 1)  # [rows, kernel, channels]
+        split = rows.reshape(*rows.shape[:2], layer.groups, -1)
+        return split.permute(2, 0, 1, 3).reshape(layer.groups, len(rows), -1)
+
+    def matrix_of(self, weight: Tensor) -> Tensor:
+        grouped = weight.reshape(self.groups, -1, weight.shape[1], weight[0, 0].numel())
+        return grouped.transpose(2, 3).flatten(2)
+
+    def weight_of(self, matrix: Tensor) -> Tensor:
+        shape = self.weight.shape
+        return matrix.reshape(*matrix.shape[:2], -1, shape[1]).transpose(2, 3).reshape(shape)
+
+    def applied(self, inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        outputs: Tensor = self.layer._conv_forward(inputs, weight, bias)
+        return outputs
+
+    def at_constant_input(self, means: Tensor) -> Tensor:
+        weight = self.weight.detach()
+        split = weight.flatten(2).sum(2).reshape(self.groups, -1, weight.shape[1])
+        return (split @ means.reshape(self.groups, -1, 1)).flatten()

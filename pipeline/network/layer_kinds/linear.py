@@ -1,0 +1,34 @@
+"""Linear layers, of feature vectors or of tokens."""
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pipeline.network.layer_kinds.kind import LinearMap
+
+
+@dataclass(frozen=True)
+class Linear(LinearMap):
+    """The weight is [outputs, inputs]."""
+
+    TYPES = (nn.Linear,)
+    COUNTS = {"out": "out_features", "in": "in_features"}
+    channels_last = True
+
+    layer: nn.Linear
+
+    def input_rows(self, inputs: Tensor, positions: tuple[int, ...], chosen: Tensor) -> Tensor:
+        return self.output_rows(inputs, chosen)[None]
+
+    def matrix_of(self, weight: Tensor) -> Tensor:
+        return weight[None]
+
+    def weight_of(self, matrix: Tensor) -> Tensor:
+        return matrix[0]
+
+    def applied(self, inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return functional.linear(inputs, weight, bias)
+
+    def at_constant_input(self, means: Tensor) -> Tensor:
+        return self.weight.detach() @ means
