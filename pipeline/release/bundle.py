@@ -13,6 +13,7 @@ from pydantic import Field, ValidationError
 
 from exporters.exporter import resolved_device
 from pipeline.data.digest import file_digest
+from pipeline.store.exchange import restore, take_place
 from pipeline.store.files import disk_faults, write_json
 from pipeline.store.manifest import MANIFEST, manifest_fault, publish, write_manifest
 from pipeline.store.reports import PruneReport
@@ -27,6 +28,8 @@ from profiles.spec import FileName, Spec, explain, read_spec
 from profiles.waiver import NO_WAIVERS, AcceptedWaivers, Waiver
 
 SCHEMA_VERSION = 2
+ALWAYS = ("targets.json", "prune.json", "verdict.json", "model.onnx", "plan.json")
+"""Files that are in every bundle."""
 
 
 class Terms(Spec):
@@ -121,6 +124,27 @@ def check_bundle(folder: Path) -> None:
         raise IntegrityError(f"{fault}: do not ship this bundle, make it again")
 
 
+def check_replaceable(folder: Path) -> None:
+    """Raise ConfigError for a folder that holds anything but a bundle, just as it was written."""
+    if not folder.exists():
+        return
+    advice = "move it away, or choose another --out"
+    if not (folder / MANIFEST).is_file():
+        raise ConfigError(f"{folder}: exists and is not a bundle; {advice}")
+    try:
+        fault = manifest_fault(folder) or _missing_part(folder)
+    except ConfigError as error:
+        fault = str(error)
+    if fault:
+        raise ConfigError(f"{folder}: is not a bundle as slimgate wrote it ({fault}); {advice}")
+
+
+def _missing_part(folder: Path) -> str:
+    """What every bundle has, and this folder has not."""
+    missing = [name for name in ALWAYS if not (folder / name).is_file()]
+    return f"it has no {missing[0]}" if missing else ""
+
+
 def read_measurement(path: Path) -> Measurement:
     """The raw evidence. NaN is read as it stands, for the gate to refuse."""
     try:
@@ -138,15 +162,16 @@ def write_bundle(
     found: Release,
     pages: Mapping[str, str],
 ) -> None:
-    """Write a bundle beside `folder` and rename it into place, over an older bundle only.
+    """Write a bundle beside `folder`, then let it take the place of an older bundle there.
 
-    `files` are copied under their names, `specs` written as JSON, `pages` as they are. One writer
-    at a time: what a killed one left beside the folder is removed.
+    `files` are copied under their names, `specs` written as JSON, `pages` as they are. At every
+    moment the old bundle or the new one is there whole. One writer at a time: what a killed one
+    left beside the folder is removed. Raises ConfigError where `folder` is anything else.
     """
-    if folder.exists() and not (folder / MANIFEST).is_file():
-        raise ConfigError(f"{folder}: exists and is not a bundle; choose another --out")
-    work, old = (folder.with_name(f".{folder.name}.{end}") for end in ("new", "old"))
+    work, aside = (folder.with_name(f".{folder.name}.slimgate-{end}") for end in ("new", "old"))
     with disk_faults(folder):
+        restore(folder, aside)
+        check_replaceable(folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir()
@@ -165,12 +190,12 @@ def write_bundle(
                 (work / name).write_text(page, encoding="utf-8")
             write_manifest(work, 0.0)
             if folder.exists():
-                shutil.rmtree(old, ignore_errors=True)
-                folder.rename(old)
-            publish(work, folder)
+                take_place(work, folder, aside)
+            else:
+                publish(work, folder)
         finally:
             shutil.rmtree(work, ignore_errors=True)
-            shutil.rmtree(old, ignore_errors=True)
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def verdict_json(found: Release, stages: Sequence[StageRecord], bundle: Path | None) -> str:

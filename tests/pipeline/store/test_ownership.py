@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from project import Project
+from user_project import Project
 
 from pipeline.store.ownership import FOLDERS, MARK
 from pipeline.store.store import Store
