@@ -79,6 +79,14 @@ def test_every_room_imports_only_from_rooms_below_it() -> None:
     assert upwards == set()
 
 
+def test_no_test_is_imported_by_any_other_file() -> None:
+    files = sorted((ROOT / "tests").rglob("*.py"))
+    tests = {path.stem for path in files if path.stem.startswith("test_")}
+    assert len(tests) > 50
+    imported = {(path.stem, name.rpartition(".")[2]) for path in files for name in imports(path)}
+    assert {pair for pair in imported if pair[1] in tests} == set()
+
+
 def test_no_files_import_one_another_in_a_circle() -> None:
     assert circles(file_arrows(ROOT)) == []
 
