@@ -97,6 +97,13 @@ def test_a_circle_is_seen() -> None:
     assert levels(arrows) == [frozenset("d")]
 
 
+def test_no_file_is_longer_than_a_reader_can_take_in() -> None:
+    folders = ("profiles", "exporters", "pipeline", "tests")
+    files = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
+    assert len(files) > 200
+    assert [path.name for path in files if len(path.read_text().splitlines()) > 400] == []
+
+
 def test_the_lowest_layer_needs_three_libraries_and_python() -> None:
     found = {
         name.partition(".")[0]

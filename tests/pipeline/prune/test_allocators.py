@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -41,7 +42,6 @@ def candidate(
     macs: float = 1.0,
     errors: Sequence[float] = (),
     shape: tuple[int, int, int] = (4, 4, 9),
-    weights: Sequence[float] = (1.0,),
 ) -> Candidate:
     size = len(scores)
     channels = np.arange(size * width)
@@ -53,8 +53,13 @@ def candidate(
         parameters=macs,
         errors=np.array(errors, dtype=np.float64),
         shape=shape,
-        weights=np.sort(np.array(weights, dtype=np.float32)),
+        weights=np.ones(1, np.float32),
     )
+
+
+def weighted(candidate: Candidate, weights: Sequence[float]) -> Candidate:
+    """The same with these absolute weights of its producers."""
+    return replace(candidate, weights=np.sort(np.array(weights, dtype=np.float32)))
 
 
 @st.composite
@@ -69,17 +74,16 @@ def candidates(draw: st.DrawFn) -> list[Candidate]:
         errors = generator.exponential(size=size + 1)
         if draw(st.booleans()):
             errors = np.append(np.sort(errors[:-1])[::-1], 0.0)
-        found.append(
-            candidate(
-                list(base + spread * generator.standard_normal(size)),
-                name=str(place),
-                width=width,
-                macs=draw(st.sampled_from([0.0, 1.0, 3e5])),
-                errors=list(errors),
-                shape=(size * width, draw(st.integers(1, 64)), draw(st.sampled_from([1, 9]))),
-                weights=list(np.abs(spread * generator.standard_normal(size * width * 5))),
-            )
+        plain = candidate(
+            list(base + spread * generator.standard_normal(size)),
+            name=str(place),
+            width=width,
+            macs=draw(st.sampled_from([0.0, 1.0, 3e5])),
+            errors=list(errors),
+            shape=(size * width, draw(st.integers(1, 64)), draw(st.sampled_from([1, 9]))),
         )
+        weights = np.abs(spread * generator.standard_normal(size * width * 5))
+        found.append(weighted(plain, list(weights)))
     return found
 
 
@@ -320,10 +324,10 @@ def test_a_group_with_high_scores_loses_less_than_the_base() -> None:
 
 
 def test_a_group_is_as_dense_as_its_weights_over_the_threshold() -> None:
-    weak = candidate([1.0] * 4, weights=[1.0, 2.0, 3.0, 4.0])
-    strong = candidate([1.0] * 6, weights=[8.0, 3.5, 4.5, 5.0, 6.0, 7.0])
+    weak = weighted(candidate([1.0] * 4), [1.0, 2.0, 3.0, 4.0])
+    strong = weighted(candidate([1.0] * 6), [8.0, 3.5, 4.5, 5.0, 6.0, 7.0])
     assert Density().keep([weak, strong], 0.4) == pytest.approx([1 / 4, 5 / 6])
-    zeros = candidate([1.0] * 2, weights=[0.0, 0.0])
+    zeros = weighted(candidate([1.0] * 2), [0.0, 0.0])
     assert Density().keep([zeros, strong], 0.0) == [1, 1]
     assert Density().keep([zeros], 0.5) == [1]
 
