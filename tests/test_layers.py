@@ -79,6 +79,14 @@ def test_every_room_imports_only_from_rooms_below_it() -> None:
     assert upwards == set()
 
 
+def test_no_test_is_imported_by_any_other_file() -> None:
+    files = sorted((ROOT / "tests").rglob("*.py"))
+    tests = {path.stem for path in files if path.stem.startswith("test_")}
+    assert len(tests) > 50
+    imported = {(path.stem, name.rpartition(".")[2]) for path in files for name in imports(path)}
+    assert {pair for pair in imported if pair[1] in tests} == set()
+
+
 def test_no_files_import_one_another_in_a_circle() -> None:
     assert circles(file_arrows(ROOT)) == []
 
@@ -87,6 +95,13 @@ def test_a_circle_is_seen() -> None:
     arrows = {"a": frozenset("b"), "b": frozenset("c"), "c": frozenset("b"), "d": frozenset()}
     assert circles(arrows) == [frozenset("bc")]
     assert levels(arrows) == [frozenset("d")]
+
+
+def test_no_file_is_longer_than_a_reader_can_take_in() -> None:
+    folders = ("profiles", "exporters", "pipeline", "tests")
+    files = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
+    assert len(files) > 200
+    assert [path.name for path in files if len(path.read_text().splitlines()) > 400] == []
 
 
 def test_the_lowest_layer_needs_three_libraries_and_python() -> None:

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from user_project import Project
+from user_project import Project, rewrite_in_bundle
 
 from pipeline.release.bundle import read_measurement
-from pipeline.store.manifest import MANIFEST, write_manifest
+from pipeline.store.manifest import MANIFEST
 from profiles.measurement import Measurement
 
 
@@ -18,18 +18,13 @@ def gate(project: Project) -> int:
     return project.slimgate("gate", project.bundle).code
 
 
-def rewrite(project: Project, name: str, text: str) -> None:
-    """Write a file of the bundle anew, and make the manifest agree."""
-    (project.bundle / name).write_text(text)
-    (project.bundle / MANIFEST).unlink()
-    write_manifest(project.bundle, 0.0)
-
-
 def change_terms(project: Project, fields: dict[str, object]) -> None:
     """Change what the one target of a bundle was built for."""
     whole = json.loads((project.bundle / "targets.json").read_text())
     (terms,) = whole["targets"]
-    rewrite(project, "targets.json", json.dumps({**whole, "targets": [terms | fields]}))
+    rewrite_in_bundle(
+        project.bundle, "targets.json", json.dumps({**whole, "targets": [terms | fields]})
+    )
 
 
 def evidence(project: Project) -> Measurement:
@@ -38,7 +33,7 @@ def evidence(project: Project) -> Measurement:
 
 def test_the_bundle_of_a_complete_run_passes(released: Project) -> None:
     assert gate(released) == 0
-    rewrite(released, "measurement.json", evidence(released).model_dump_json())
+    rewrite_in_bundle(released.bundle, "measurement.json", evidence(released).model_dump_json())
     assert gate(released) == 0
 
 
@@ -153,7 +148,9 @@ EVIDENCE: dict[str, tuple[Callable[[Measurement], Measurement], str]] = {
 @pytest.mark.parametrize("case", EVIDENCE)
 def test_evidence_that_is_none_is_inconclusive_and_says_why(case: str, released: Project) -> None:
     change, says = EVIDENCE[case]
-    rewrite(released, "measurement.json", change(evidence(released)).model_dump_json())
+    rewrite_in_bundle(
+        released.bundle, "measurement.json", change(evidence(released)).model_dump_json()
+    )
     outcome = released.slimgate("gate", released.bundle)
     assert outcome.code == 6, outcome.out
     assert "verdict: INCONCLUSIVE" in outcome.out
@@ -167,7 +164,9 @@ def test_evidence_that_is_none_is_inconclusive_and_says_why(case: str, released:
 def test_nan_in_place_of_a_number_is_read_as_it_stands(released: Project) -> None:
     text = evidence(released).model_dump_json()
     start = text.index('"scores":[') + len('"scores":[')
-    rewrite(released, "measurement.json", text[:start] + "NaN," + text[start + len("0.0,") :])
+    rewrite_in_bundle(
+        released.bundle, "measurement.json", text[:start] + "NaN," + text[start + len("0.0,") :]
+    )
     assert gate(released) == 6
 
 
@@ -189,7 +188,7 @@ def test_terms_that_make_no_sense_are_told_so(
 
 def test_evidence_that_makes_no_sense_is_told_so(released: Project) -> None:
     text = dense(evidence(released), macs=0).model_dump_json()
-    rewrite(released, "measurement.json", text)
+    rewrite_in_bundle(released.bundle, "measurement.json", text)
     released.slimgate("gate", released.bundle).says(
         2, "measurement.json: dense.macs: Input should be greater than 0 (found 0)"
     )

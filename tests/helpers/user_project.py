@@ -18,6 +18,7 @@ import numpy.typing as npt
 import pytest
 
 import pipeline.cli
+from pipeline.store.manifest import MANIFEST, write_manifest
 
 Value: TypeAlias = "str | int | float | Sequence[Value] | Mapping[str, Value]"
 
@@ -231,6 +232,13 @@ def _own_process(project: Project) -> Iterator[pytest.MonkeyPatch]:
                 file = getattr(sys.modules[name], "__file__", None)
                 if file and Path(file).is_relative_to(project.folder):
                     del sys.modules[name]
+
+
+def rewrite_in_bundle(bundle: Path, name: str, text: str) -> None:
+    """Write a file of a bundle anew, and make the manifest agree."""
+    (bundle / name).write_text(text)
+    (bundle / MANIFEST).unlink()
+    write_manifest(bundle, 0.0)
 
 
 class Canary:

@@ -7,9 +7,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from user_project import Project
-
-from pipeline.store.manifest import write_manifest
+from user_project import Project, rewrite_in_bundle
 
 TWO = """
 [[target]]
@@ -143,9 +141,7 @@ def test_a_waiver_ships_a_missed_limit_until_it_expires_and_only_when_it_is_acce
 ) -> None:
     terms = json.loads((released.bundle / "targets.json").read_text())
     terms["targets"][0]["budget"] = {"macs_ratio": 0.01}
-    (released.bundle / "targets.json").write_text(json.dumps(terms))
-    (released.bundle / "MANIFEST.json").unlink()
-    write_manifest(released.bundle, 0.0)
+    rewrite_in_bundle(released.bundle, "targets.json", json.dumps(terms))
     sha = json.loads((released.bundle / "measurement.json").read_text())["shipped"]["sha256"]
     path = released.folder / "waiver.toml"
     path.write_text(WAIVER.format(sha=sha, day=day))

@@ -94,6 +94,12 @@ def test_an_engine_for_gpus_needs_one_whatever_the_profile_leaves_out(engine: st
     assert device.mismatch(HOST.model_copy(update={"gpus": (gpu,)})) == ""
 
 
+def test_a_profile_of_a_runtime_that_is_not_here_is_read_as_it_stands() -> None:
+    device = DeviceProfile.model_validate({"description": "old", "engine": "no such runtime"})
+    assert resolved_device(device) == device
+    assert not device.on_gpu
+
+
 def test_what_a_machine_tells_is_short_and_printable() -> None:
     told = HOST.model_dump() | {"model": "\x1b[2K a\nboard" + "x" * 10**6}
     found = Host.model_validate(told).model

@@ -7,6 +7,8 @@ from torch import nn
 
 from pipeline.network.layer_kinds.batch_norm import BatchNorm
 from pipeline.network.layer_kinds.convolution import Convolution
+from pipeline.network.layer_kinds.group_norm import GroupNorm
+from pipeline.network.layer_kinds.instance_norm import InstanceNorm
 from pipeline.network.layer_kinds.kind import FilterBank, LayerKind, LinearMap, Side
 from pipeline.network.layer_kinds.linear import Linear
 from pipeline.network.layer_kinds.prelu import PRelu
@@ -30,6 +32,8 @@ KINDS: tuple[type[LayerKind], ...] = (
     TransposedConvolution,
     Linear,
     BatchNorm,
+    InstanceNorm,
+    GroupNorm,
     PRelu,
 )
 FILTER_BANKS = tuple(one for kind in KINDS if issubclass(kind, FilterBank) for one in kind.TYPES)

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 pytest.importorskip("asyncssh")
@@ -52,15 +52,6 @@ def test_the_answer_to_another_job_is_refused() -> None:
             read_answer(f'{{"nonce": {nonce}, "result": {{}}}}'.encode(), "n")
 
 
-@given(st.binary(max_size=200))
-def test_whatever_comes_there_is_a_result_or_one_of_our_errors(raw: bytes) -> None:
-    for read in (lambda: read_answer(raw, "n"), lambda: read_outputs(raw, 3)):
-        try:
-            read()
-        except SlimgateError:
-            continue
-
-
 def npy(array: npt.ArrayLike) -> bytes:
     file = io.BytesIO()
     np.save(file, array, allow_pickle=True)
@@ -68,6 +59,30 @@ def npy(array: npt.ArrayLike) -> bytes:
 
 
 WHOLE = np.arange(12, dtype=np.float32).reshape(3, 4)
+
+
+def test_whatever_comes_there_is_a_result_or_one_of_our_errors() -> None:
+    reached = set()
+
+    @example(b'{"nonce": "n", "result": {"a": 1}}')
+    @example(npy(WHOLE))
+    @given(st.binary(max_size=200))
+    def holds(raw: bytes) -> None:
+        try:
+            json.loads(read_answer(raw, "n"))
+            reached.add("an answer")
+        except SlimgateError:
+            reached.add("no answer")
+        try:
+            found = read_outputs(raw, 3)
+            assert found.dtype == np.dtype(np.float32)
+            assert len(found) == 3
+            reached.add("outputs")
+        except SlimgateError:
+            reached.add("no outputs")
+
+    holds()
+    assert reached == {"an answer", "no answer", "outputs", "no outputs"}
 
 
 def test_outputs_come_back_as_they_were_written_and_may_be_written_to() -> None:

@@ -45,9 +45,12 @@ def _vectors(*names: str, kept: tuple[int, ...]) -> Mapping[str, tuple[int, tupl
 
 
 def _channelwise(
-    make: Callable[[], nn.Module], shape: tuple[int, ...], *tensors: str, macs: int = 0
+    make: Callable[[], nn.Module],
+    shape: tuple[int, ...],
+    *tensors: str,
+    kept: tuple[int, ...] = (0, 2, 3),
+    macs: int = 0,
 ) -> Case:
-    kept = (0, 2, 3)
     return Case(
         make,
         shape,
@@ -128,6 +131,20 @@ CASES: Mapping[str, Case] = {
         lambda: nn.BatchNorm2d(4, affine=False), (4, 5, 5), "running_mean", "running_var"
     ),
     "batch norm 3d": _channelwise(lambda: nn.BatchNorm3d(4), (4, 2, 3, 3), *NORM),
+    "instance norm 1d": _channelwise(lambda: nn.InstanceNorm1d(4), (4, 7)),
+    "instance norm 2d, affine": _channelwise(
+        lambda: nn.InstanceNorm2d(4, affine=True), (4, 5, 5), "weight", "bias"
+    ),
+    "instance norm 2d, with statistics": _channelwise(
+        lambda: nn.InstanceNorm2d(4, affine=True, track_running_stats=True), (4, 5, 5), *NORM
+    ),
+    "instance norm 3d": _channelwise(lambda: nn.InstanceNorm3d(4), (4, 2, 3, 3)),
+    "group norm": _channelwise(
+        lambda: nn.GroupNorm(3, 6), (6, 5, 5), "weight", "bias", kept=(0, 1, 4, 5)
+    ),
+    "group norm, not affine": _channelwise(
+        lambda: nn.GroupNorm(3, 6, affine=False), (6, 7), kept=(2, 3)
+    ),
     "prelu": _channelwise(lambda: nn.PReLU(4), (4, 5, 5), "weight"),
 }
 EVERY = pytest.mark.parametrize("name", CASES)
@@ -233,6 +250,8 @@ def test_a_sliced_layer_answers_as_one_whose_removed_channels_are_silent(
 TIES: Mapping[str, Mapping[Side, list[int]]] = {
     "conv2d in groups": {"out": [0, 1, 2, 0, 1, 2], "in": [0, 1, 0, 1]},
     "transposed conv2d in groups": {"out": [0, 1, 2, 0, 1, 2], "in": [0, 1, 0, 1]},
+    "group norm": {"out": [0, 0, 1, 1, 2, 2], "in": [0, 0, 1, 1, 2, 2]},
+    "group norm, not affine": {"out": [0, 0, 1, 1, 2, 2], "in": [0, 0, 1, 1, 2, 2]},
 }
 
 
@@ -368,3 +387,13 @@ def test_an_input_that_is_constant_gives_the_constant_output(name: str) -> None:
         found = kind.output_rows(outputs, middle.expand(SAMPLES, 1))[0]
         found = found if kind.bias is None else found - kind.bias
     torch.testing.assert_close(kind.at_constant_input(means), found, rtol=1e-4, atol=1e-4)
+
+
+def test_a_part_of_a_norm_group_is_refused_and_the_groups_left_are_counted() -> None:
+    norm = nn.GroupNorm(3, 6)
+    kind = kind_of(norm)
+    assert kind is not None
+    with pytest.raises(ConfigError, match="4 channels in 3 groups of a GroupNorm"):
+        kind.slice("out", (0, 1, 2, 4))
+    kind.slice("out", (2, 3))
+    assert (norm.num_groups, norm.num_channels) == (1, 2)

@@ -1,5 +1,7 @@
 """Two plans one after the other are one plan."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -29,24 +31,34 @@ def plan_of(prunable: PrunableNetwork, seed: int) -> PruningPlan:
     return make_plan(prunable.network, prunable.groups, kept)
 
 
+def parameters(network: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
 @pytest.mark.parametrize("kind", NETWORKS)
-@settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.too_slow])
-@given(seeds=st.tuples(*[st.integers(0, 2**32 - 1)] * 3))
-def test_pruning_in_steps_is_pruning_by_the_composed_plan(
-    kind: type[nn.Module], seeds: tuple[int, int, int]
-) -> None:
+def test_pruning_in_steps_is_pruning_by_the_composed_plan(kind: type[nn.Module]) -> None:
     dense = trained(kind)
     whole = inspect_network(dense, EXAMPLE)
-    network, plan = dense, NOTHING
-    for seed in seeds:
-        step = plan_of(with_units_of(inspect_network(network, EXAMPLE), whole), seed)
-        network, plan = apply_plan(network, step), compose(plan, step)
-    at_once = apply_plan(dense, plan)
-    wanted, found = network.state_dict(), at_once.state_dict()
-    assert list(found) == list(wanted)
-    assert all(torch.equal(found[name], value) for name, value in wanted.items())
-    with torch.no_grad():
-        assert torch.equal(at_once(EXAMPLE), network(EXAMPLE))
+    smaller = []
+
+    @settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.too_slow])
+    @given(seeds=st.tuples(*[st.integers(0, 2**32 - 1)] * 3))
+    def holds(seeds: tuple[int, int, int]) -> None:
+        steps, plan = [dense], NOTHING
+        for seed in seeds:
+            step = plan_of(with_units_of(inspect_network(steps[-1], EXAMPLE), whole), seed)
+            steps.append(apply_plan(steps[-1], step))
+            plan = compose(plan, step)
+        network, at_once = steps[-1], apply_plan(dense, plan)
+        wanted, found = network.state_dict(), at_once.state_dict()
+        assert list(found) == list(wanted)
+        assert all(torch.equal(found[name], value) for name, value in wanted.items())
+        with torch.no_grad():
+            assert torch.equal(at_once(EXAMPLE), network(EXAMPLE))
+        smaller.append([parameters(b) < parameters(a) for a, b in itertools.pairwise(steps)])
+
+    holds()
+    assert all(any(step) for step in zip(*smaller, strict=True))
 
 
 def test_composing_goes_through_the_channels_that_the_first_plan_keeps() -> None:

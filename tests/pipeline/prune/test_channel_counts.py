@@ -9,7 +9,7 @@ import pytest
 import torch
 import torchvision
 from allocators_by_name import made
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from networks import NETWORKS, Chain, Concat, Grouped, Residual, trained
 from torch import nn
@@ -104,46 +104,48 @@ def tight(
 
 @pytest.mark.parametrize("name", ALLOCATORS)
 @pytest.mark.parametrize("kind", NETWORKS)
-@settings(max_examples=12, deadline=None)
-@given(
-    macs=st.none() | st.floats(0.3, 1.0),
-    parameters=st.none() | st.floats(0.3, 1.0),
-    size=st.none() | st.floats(0.3, 1.0),
-    multiple=st.sampled_from([1, 2]),
-)
-def test_every_budget_is_met_within_one_multiple(
-    name: str,
-    kind: type[nn.Module],
-    macs: float | None,
-    parameters: float | None,
-    size: float | None,
-    multiple: int,
-) -> None:
+def test_every_budget_is_met_within_one_multiple(name: str, kind: type[nn.Module]) -> None:
     groups, model, found = small(kind)
     allocator = made(name, {})
     costs = model.over(groups)
     dense = costs.at({g.name: g.size for g in groups})
-    least = costs.at(counts_at_knob(1.0, allocator, found, Widths(multiple, multiple)))
+    reached = set()
 
     def between(share: float | None, low: int, high: int) -> float | None:
         return None if share is None else low + share * (high - low)
 
-    limits = Limits(
-        macs=between(macs, least.macs, dense.macs),
-        parameters=between(parameters, least.parameters, dense.parameters),
-        size_bytes=between(size, 4 * least.parameters, 4 * dense.parameters),
+    @settings(max_examples=12, deadline=None)
+    @example(macs=None, parameters=None, size=None, multiple=1)
+    @example(macs=0.3, parameters=None, size=None, multiple=2)
+    @given(
+        macs=st.none() | st.floats(0.3, 1.0),
+        parameters=st.none() | st.floats(0.3, 1.0),
+        size=st.none() | st.floats(0.3, 1.0),
+        multiple=st.sampled_from([1, 2]),
     )
-    counts = largest_counts_within(
-        limits, allocator, found, model, Widths(multiple, floor=multiple)
-    )
-    cost = costs.at(counts)
-    assert limits.macs is None or cost.macs <= limits.macs
-    assert limits.parameters is None or cost.parameters <= limits.parameters
-    assert limits.size_bytes is None or 4 * cost.parameters <= limits.size_bytes
-    assert tight(counts, groups, model, limits, multiple)
-    for group in groups:
-        channels = counts[group.name] * (group.channels // group.size)
-        assert counts[group.name] == group.size or channels % multiple == 0
+    def holds(
+        macs: float | None, parameters: float | None, size: float | None, multiple: int
+    ) -> None:
+        widths = Widths(multiple, floor=multiple)
+        least = costs.at(counts_at_knob(1.0, allocator, found, widths))
+        limits = Limits(
+            macs=between(macs, least.macs, dense.macs),
+            parameters=between(parameters, least.parameters, dense.parameters),
+            size_bytes=between(size, 4 * least.parameters, 4 * dense.parameters),
+        )
+        counts = largest_counts_within(limits, allocator, found, model, widths)
+        cost = costs.at(counts)
+        assert limits.macs is None or cost.macs <= limits.macs
+        assert limits.parameters is None or cost.parameters <= limits.parameters
+        assert limits.size_bytes is None or 4 * cost.parameters <= limits.size_bytes
+        assert tight(counts, groups, model, limits, multiple)
+        for group in groups:
+            channels = counts[group.name] * (group.channels // group.size)
+            assert counts[group.name] == group.size or channels % multiple == 0
+        reached.add("whole" if cost == dense else "pruned")
+
+    holds()
+    assert reached == {"whole", "pruned"}
 
 
 @pytest.mark.parametrize("name", ALLOCATORS)
@@ -187,22 +189,29 @@ def test_the_floor_may_be_a_share_of_the_channels() -> None:
     assert min(counts["conv1"] / 8, counts["conv2"] / 6) >= 0.5
 
 
-sizes = st.lists(st.integers(1, 512), min_size=1, max_size=6)
+def test_counts_fall_with_the_knob_and_respect_floor_and_multiple() -> None:
+    reached = set()
 
+    @settings(max_examples=200, deadline=None)
+    @example([64], 8, 8, (0.25, 0.75))
+    @given(
+        st.lists(st.integers(1, 512), min_size=1, max_size=6),
+        st.sampled_from([1, 4, 8, 16]),
+        st.integers(1, 64),
+        st.tuples(st.floats(0, 1), st.floats(0, 1)),
+    )
+    def holds(widths: list[int], multiple: int, floor: int, knobs: tuple[float, float]) -> None:
+        groups = [bare(str(i), width) for i, width in enumerate(widths)]
+        sizes = Widths(multiple, floor)
+        more, less = (counts_at_knob(k, Uniform(), groups, sizes) for k in sorted(knobs))
+        for g in (candidate.group for candidate in groups):
+            assert 1 <= less[g.name] <= more[g.name] <= g.size
+            assert less[g.name] >= min(floor, g.size)
+            assert less[g.name] % multiple == 0 or less[g.name] == g.size
+            reached.add(less[g.name] < more[g.name] < g.size)
 
-@settings(max_examples=200, deadline=None)
-@given(sizes, st.sampled_from([1, 4, 8, 16]), st.integers(1, 64), st.data())
-def test_counts_fall_with_the_knob_and_respect_floor_and_multiple(
-    widths: list[int], multiple: int, floor: int, data: st.DataObject
-) -> None:
-    groups = [bare(str(i), width) for i, width in enumerate(widths)]
-    low, high = sorted(data.draw(st.tuples(*[st.floats(0, 1)] * 2)))
-    more = counts_at_knob(low, Uniform(), groups, Widths(multiple, floor))
-    less = counts_at_knob(high, Uniform(), groups, Widths(multiple, floor))
-    for g in (candidate.group for candidate in groups):
-        assert 1 <= less[g.name] <= more[g.name] <= g.size
-        assert less[g.name] >= min(floor, g.size)
-        assert less[g.name] % multiple == 0 or less[g.name] == g.size
+    holds()
+    assert reached == {True, False}
 
 
 def test_the_multiple_counts_channels_not_units() -> None:

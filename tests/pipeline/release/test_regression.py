@@ -7,12 +7,11 @@ from pathlib import Path
 
 import pytest
 import releases
-from user_project import Project
+from user_project import Project, rewrite_in_bundle
 
 from pipeline.measure.sessions import Measure
 from pipeline.release.bundle import Release
 from pipeline.release.regression import against
-from pipeline.store.manifest import write_manifest
 from profiles.budget import Budget
 from profiles.host import HostGpu
 
@@ -39,14 +38,10 @@ def test_a_bundle_that_grew_beside_the_last_one_is_refused(
 ) -> None:
     smaller = tmp_path / "last.bundle"
     shutil.copytree(released.bundle, smaller)
-    rewritten = Project(released.folder)
-    path = smaller / "measurement.json"
-    evidence = json.loads(path.read_text())
+    evidence = json.loads((smaller / "measurement.json").read_text())
     evidence["shipped"]["macs"] //= 2
-    path.write_text(json.dumps(evidence))
-    (smaller / "MANIFEST.json").unlink()
-    write_manifest(smaller, 0.0)
-    outcome = rewritten.slimgate("gate", released.bundle, "--against", smaller)
+    rewrite_in_bundle(smaller, "measurement.json", json.dumps(evidence))
+    outcome = released.slimgate("gate", released.bundle, "--against", smaller)
     assert outcome.code == 1
     assert "last:macs " in outcome.out
 
@@ -55,14 +50,11 @@ def test_a_bundle_that_grew_beside_the_last_one_is_refused(
 def test_scores_of_another_machine_or_runtime_are_no_evidence_when_times_are_measured_anew(
     released: Project, monkeypatch: pytest.MonkeyPatch, changed: str
 ) -> None:
-    path = released.bundle / "measurement.json"
-    evidence = json.loads(path.read_text())
+    evidence = json.loads((released.bundle / "measurement.json").read_text())
     host = evidence["host"]
     place = host if changed == "cpu" else host["versions"]
     place[changed] = "another"
-    path.write_text(json.dumps(evidence))
-    (released.bundle / "MANIFEST.json").unlink()
-    write_manifest(released.bundle, 0.0)
+    rewrite_in_bundle(released.bundle, "measurement.json", json.dumps(evidence))
     monkeypatch.setattr("pipeline.measure.sessions.SESSIONS", 1)
     monkeypatch.setattr(
         "pipeline.measure.sessions.Measure", partial(Measure, processes=5, seconds=0.02)

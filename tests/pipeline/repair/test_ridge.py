@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from layer_sites import site_of
 from torch import Tensor, nn
@@ -123,21 +123,34 @@ def test_degenerate_layers_have_a_finite_solution(kind: str, limits: Range) -> N
     assert solution.error_after <= 1.05 * solution.error_before
 
 
-@settings(max_examples=20, deadline=None)
-@given(st.integers(0, 10**6), st.floats(0, 2), st.sampled_from([UNBOUNDED, RELU, (0.0, 6.0)]))
-def test_better_is_said_only_of_what_is_better_on_held_out_rows(
-    seed: int, noise: float, limits: Range
-) -> None:
-    torch.manual_seed(seed)
-    layer, inputs = nn.Linear(20, 4), torch.randn(45, 20)
-    with torch.no_grad():
-        target = layer(inputs) + noise * torch.randn(45, 4)  # hardly more rows than weights
-    found, _, _ = problem(layer, inputs, target, limits)
-    solution = solve(found, 25)
-    held = found.part(25, 45)
-    assert solution.error_before == error(held, found.weight, found.bias)
-    assert solution.error_after == error(held, solution.weight, solution.bias)
-    assert solution.better == (solution.error_after < solution.error_before)
+def test_better_is_said_only_of_what_is_better_on_held_out_rows() -> None:
+    reached = set()
+
+    @settings(max_examples=20, deadline=None)
+    @example(0, 0.01, 1.0, UNBOUNDED)
+    @example(0, 2.0, 0.0, UNBOUNDED)
+    @given(
+        st.integers(0, 10**6),
+        st.floats(0, 2),
+        st.sampled_from([0.0, 1.0]),
+        st.sampled_from([UNBOUNDED, RELU, (0.0, 6.0)]),
+    )
+    def holds(seed: int, noise: float, drift: float, limits: Range) -> None:
+        torch.manual_seed(seed)
+        layer, inputs = nn.Linear(20, 4), torch.randn(45, 20)
+        with torch.no_grad():
+            target = layer(inputs) + noise * torch.randn(45, 4)  # hardly more rows than weights
+            layer.weight += drift * torch.randn(4, 20)  # else the layer is the best there is
+        found, _, _ = problem(layer, inputs, target, limits)
+        solution = solve(found, 25)
+        held = found.part(25, 45)
+        assert solution.error_before == error(held, found.weight, found.bias)
+        assert solution.error_after == error(held, solution.weight, solution.bias)
+        assert solution.better == (solution.error_after < solution.error_before)
+        reached.add(solution.better)
+
+    holds()
+    assert reached == {True, False}
 
 
 def test_what_a_relu_cuts_off_is_not_fitted() -> None:

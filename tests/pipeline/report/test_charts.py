@@ -6,7 +6,7 @@ import re
 
 import pytest
 from html_pages import Page
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pipeline.report.charts import (
@@ -54,59 +54,112 @@ def assert_whole(drawing: Drawing | None) -> None:
         assert all(math.isfinite(place) and -1 <= place <= WIDTH + 1 for place in places)
 
 
-@given(st.lists(INTERVALS, max_size=3), st.lists(INTERVALS, max_size=3), ANY, ANY)
-@settings(deadline=None)
-def test_a_pareto_plot_holds_any_figures(
-    costs: list[Interval], scores: list[Interval], most: float, least: float
-) -> None:
-    points = [Point("n", "other", c, s) for c, s in zip(costs, scores, strict=False)]
-    assert_whole(pareto("t", "cost", points, most, least))
+def test_a_pareto_plot_holds_any_figures() -> None:
+    reached = set()
+
+    @settings(deadline=None)
+    @example([], [], 1, 0.5)
+    @example([exact(1)], [exact(0.9)], 1, 0.5)
+    @given(st.lists(INTERVALS, max_size=3), st.lists(INTERVALS, max_size=3), ANY, ANY)
+    def holds(costs: list[Interval], scores: list[Interval], most: float, least: float) -> None:
+        points = [Point("n", "other", c, s) for c, s in zip(costs, scores, strict=False)]
+        drawing = pareto("t", "cost", points, most, least)
+        assert_whole(drawing)
+        reached.add(drawing is None)
+
+    holds()
+    assert reached == {True, False}
 
 
-@given(st.lists(INTERVALS, max_size=4))
-@settings(deadline=None)
-def test_rows_hold_any_figures(found: list[Interval]) -> None:
-    rows = [Row("name", "shipped", figure, "note") for figure in found]
-    assert_whole(rows_across("t", "label", rows))
+def test_rows_hold_any_figures() -> None:
+    reached = set()
+
+    @settings(deadline=None)
+    @example([])
+    @example([exact(1)])
+    @given(st.lists(INTERVALS, max_size=4))
+    def holds(found: list[Interval]) -> None:
+        drawing = rows_across("t", "label", [Row("name", "shipped", one, "note") for one in found])
+        assert_whole(drawing)
+        reached.add(drawing is None)
+
+    holds()
+    assert reached == {True, False}
 
 
-@given(ANY, ANY, ANY, ANY, st.sampled_from(["macs", "throughput_per_s"]))
-@settings(deadline=None)
-def test_a_check_is_drawn_with_any_figures(
-    measured: float, lower: float, upper: float, limit: float, name: str
-) -> None:
-    assert_whole(bullet(Check(name, measured, lower, upper, limit, "fail", "")))
+def test_a_check_is_drawn_with_any_figures() -> None:
+    reached = set()
+
+    @settings(deadline=None)
+    @example(math.nan, math.nan, math.nan, 1, "macs")
+    @example(2, 1, 3, 2, "throughput_per_s")
+    @given(ANY, ANY, ANY, ANY, st.sampled_from(["macs", "throughput_per_s"]))
+    def holds(measured: float, lower: float, upper: float, limit: float, name: str) -> None:
+        drawing = bullet(Check(name, measured, lower, upper, limit, "fail", ""))
+        assert_whole(drawing)
+        reached.add(drawing is None)
+
+    holds()
+    assert reached == {True, False}
 
 
-@given(st.lists(st.tuples(ANY, ANY, ANY), max_size=3), ANY)
-@settings(deadline=None)
-def test_memory_holds_any_figures(found: list[tuple[float, float, float]], most: float) -> None:
-    starts = [
-        StartRun(load_ms=1, first_ms=1, baseline_mib=a, peak_mib=b, steady_mib=c, method="")
-        for a, b, c in found
-    ]
-    assert_whole(memory("t", starts, starts, most))
+def test_memory_holds_any_figures() -> None:
+    reached = set()
+
+    @settings(deadline=None)
+    @example([], 64)
+    @example([(40, 60, 55)] * 3, 64)
+    @given(st.lists(st.tuples(ANY, ANY, ANY), max_size=3), ANY)
+    def holds(found: list[tuple[float, float, float]], most: float) -> None:
+        starts = [
+            StartRun(load_ms=1, first_ms=1, baseline_mib=a, peak_mib=b, steady_mib=c, method="")
+            for a, b, c in found
+        ]
+        drawing = memory("t", starts, starts, most)
+        assert_whole(drawing)
+        reached.add(drawing is None)
+
+    holds()
+    assert reached == {True, False}
 
 
-@given(
-    st.lists(st.lists(st.integers(0, (1 << 63) - 1), max_size=20), max_size=3),
-    st.floats(min_value=1e-300, allow_infinity=False),
-)
-@settings(deadline=None)
-def test_times_of_any_length_are_drawn(runs: list[list[int]], limit: float) -> None:
-    series = [times_of("dense", "dense", runs), times_of("shipped", "shipped", [])]
-    limits = [TimeLimit("p50", 50, limit), TimeLimit("p95", 95, limit)]
-    assert_whole(histogram("t", series, limits))
-    assert_whole(distribution("t", series, limits))
+def test_times_of_any_length_are_drawn() -> None:
+    reached = set()
+
+    @settings(deadline=None)
+    @example([], 1)
+    @example([[1_000_000, 2_000_000, 3_000_000]] * 2, 1)
+    @given(
+        st.lists(st.lists(st.integers(0, (1 << 63) - 1), max_size=20), max_size=3),
+        st.floats(min_value=1e-300, allow_infinity=False),
+    )
+    def holds(runs: list[list[int]], limit: float) -> None:
+        series = [times_of("dense", "dense", runs), times_of("shipped", "shipped", [])]
+        limits = [TimeLimit("p50", 50, limit), TimeLimit("p95", 95, limit)]
+        for draw in (histogram, distribution):
+            drawing = draw("t", series, limits)
+            assert_whole(drawing)
+            reached.add((draw.__name__, drawing is None))
+
+    holds()
+    assert reached == {(name, none) for name in ("histogram", "distribution") for none in (0, 1)}
 
 
-@given(st.lists(ANY, max_size=5))
-def test_a_scale_has_a_few_ticks_inside_it(values: list[float]) -> None:
-    scale = scale_over(values, LEFT, RIGHT)
-    ticks = scale.ticks()
-    assert len(ticks) <= 12
-    slack = 1e-9 * max(abs(scale.low), abs(scale.high))
-    assert all(scale.low - slack <= tick <= scale.high + slack for tick in ticks)
+def test_a_scale_has_a_few_ticks_inside_it() -> None:
+    reached = set()
+
+    @example([0.0, 10.0])
+    @given(st.lists(ANY, max_size=5))
+    def holds(values: list[float]) -> None:
+        scale = scale_over(values, LEFT, RIGHT)
+        ticks = scale.ticks()
+        assert len(ticks) <= 12
+        slack = 1e-9 * max(abs(scale.low), abs(scale.high))
+        assert all(scale.low - slack <= tick <= scale.high + slack for tick in ticks)
+        reached.add(len(ticks) > 2)
+
+    holds()
+    assert True in reached
 
 
 @pytest.mark.parametrize("end", [100.0, 60.0])
