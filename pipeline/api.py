@@ -20,7 +20,7 @@ from pipeline.scoring.collect import Loss
 from pipeline.store.reports import RecoveryReport
 from pipeline.task import cross_entropy
 
-__all__ = ["PrunedNetwork", "Selection", "Widths", "apply_plan", "prune"]
+__all__ = ["PrunedNetwork", "PruningPlan", "Selection", "Widths", "apply_plan", "prune"]
 
 
 @dataclass(frozen=True)

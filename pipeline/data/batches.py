@@ -51,7 +51,7 @@ def _sample(split: Split, index: int) -> tuple[Numbers, Numbers]:
 
 
 def _stacked(indices: Sequence[int], what: str, arrays: Sequence[Numbers]) -> Numbers:
-    """One array [n, ...] of n. Raises ConfigError naming two samples of unlike shape."""
+    """One array [n, ...] of n. Raises ConfigError naming two samples whose shapes differ."""
     for index, array in zip(indices, arrays, strict=True):
         if array.shape != arrays[0].shape:
             raise ConfigError(

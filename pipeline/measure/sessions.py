@@ -115,7 +115,9 @@ def time_engines(place: Place, engines: EnginePair, timing: Timing) -> tuple[Lat
         error = control_error(runs, timing.clock)
         if error <= MAX_CONTROL_ERROR and all(run.warm for run in runs):
             break
-        log.warning("  %s; retrying, %d left", _noise(runs, error), SESSIONS - 1 - attempt)
+        left = SESSIONS - 1 - attempt
+        what = f"retrying, {left} left" if left else "no retry is left"
+        log.warning("  %s; %s", _noise(runs, error), what)
     return runs
 
 

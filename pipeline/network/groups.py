@@ -187,8 +187,11 @@ def _traced(network: nn.Module, example: Tensor, refused: dict[str, str]) -> Ite
             if m.side == "out" and isinstance(layers[m.layer], FILTER_BANKS)
         }
         name = next(name for name in layers if name in writers)
+        torn = _torn_layer(members, layers)
         if strangers:
             refused[name] = f"a {strangers[0]} takes part, whose channels cannot be removed"
+        elif torn:
+            refused[name] = f"{torn} ties its channels to those of another group"
         else:
             yield _with_units(name, channels_of(root, "out"), members, layers)
 
@@ -286,6 +289,25 @@ def _inputs_of(network: nn.Module, example: Tensor) -> dict[nn.Module, Tensor]:
         for handle in handles:
             handle.remove()
     return inputs
+
+
+def _torn_layer(members: Sequence[Member], layers: Mapping[str, nn.Module]) -> str:
+    """The first layer that ties channels of these members to others; empty without one.
+
+    The trial could miss it, for other units of the group may be free to go.
+    """
+    held: dict[tuple[str, Side], list[IntArray]] = {}
+    for member in members:
+        held.setdefault((member.layer, member.side), []).append(member.channels)
+    for (name, side), channels in held.items():
+        kind = kind_of(layers[name])
+        labels = kind.tied_channels(side) if kind else None
+        if labels is None:
+            continue
+        inside = np.isin(np.arange(len(labels)), np.concatenate(channels))
+        if np.isin(labels[~inside], labels[inside]).any():
+            return name
+    return ""
 
 
 def _with_units(

@@ -146,7 +146,7 @@ class Prune(Stage[Checkpoint, Pruned]):
         if not self.has_target():
             raise ConfigError(
                 "nothing says how much to prune: set prune.macs_ratio = 0.5, for example, "
-                "budget.macs_ratio, or the allocator's own ratios"
+                "target.budget.macs_ratio, or the allocator's own ratios"
             )
         targets = (self.macs_ratio, self.parameters, self.size_mib)
         if self.allocator != AUTO and not any(target is not None for target in targets):

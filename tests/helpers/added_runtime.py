@@ -15,15 +15,16 @@ ROOT = Path(__file__).parents[2]
 
 @contextmanager
 def added_runtime(name: str, source: str, folder: Path) -> Iterator[None]:
-    """`exporters/engines/NAME.py` with this source, as far as any process here can see."""
-    folder.mkdir()
+    """`exporters/engines/NAME.py` with this source, for this process and those it starts."""
+    started = folder / "started"
+    started.mkdir(parents=True)
     (folder / f"{name}.py").write_text(source)
     start = f"import exporters.engines\nexporters.engines.__path__.append({str(folder)!r})\n"
-    (folder / "sitecustomize.py").write_text(start)
+    (started / "sitecustomize.py").write_text(start)
     exporters.engines.__path__.append(str(folder))
     try:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("PYTHONPATH", os.pathsep.join(map(str, (folder, ROOT))))
+            patch.setenv("PYTHONPATH", os.pathsep.join(map(str, (started, ROOT))))
             yield
     finally:
         exporters.engines.__path__.remove(str(folder))

@@ -73,3 +73,26 @@ def test_a_network_with_these_norms_is_pruned_trains_and_removing_is_silencing(n
 def test_one_norm_group_over_all_channels_leaves_nothing_to_remove() -> None:
     network = uneven(lambda n: nn.GroupNorm(1, n))
     assert find_groups(network, torch.randn(2, 3, 8, 8)).groups == ()
+
+
+class Across(nn.Module):
+    """Two branches of 6 channels side by side, the middle one of 3 norm groups in both."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = nn.Conv2d(3, 6, 1), nn.Conv2d(3, 6, 1)
+        self.norm = nn.GroupNorm(3, 12)
+        self.fc = nn.Linear(12, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(torch.cat([self.left(x), self.right(x)], 1)).relu()
+        logits: Tensor = self.fc(x.mean((2, 3)))
+        return logits
+
+
+def test_a_norm_group_that_two_groups_share_keeps_both_from_being_pruned() -> None:
+    torch.manual_seed(0)
+    found = find_groups(Across().eval(), torch.randn(2, 3, 8, 8))
+    assert found.groups == ()
+    reason = "norm ties its channels to those of another group"
+    assert (found.refused["left"], found.refused["right"]) == (reason, reason)

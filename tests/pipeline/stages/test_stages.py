@@ -116,7 +116,8 @@ def test_samples_that_do_not_fit_into_memory_are_refused_with_their_size(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("pipeline.network.calibration.available_memory", lambda: 64 * 1024)
-    with pytest.raises(StageError, match=r"64 samples of 0\.0 MiB do not fit .* ask for fewer"):
+    message = r"64 samples of 0\.0 MiB do not fit .* set a smaller `samples`"
+    with pytest.raises(StageError, match=message):
         PRUNE.run(checkpoint(), folder(tmp_path / "out"), tmp_path / "scratch")
 
 
