@@ -1,19 +1,22 @@
 """The command line: a verb is a function; what it does is in `commands/`, imported inside it."""
 
+import errno
+import io
 import logging
 import os
 import signal
 import sys
+import traceback
 from pathlib import Path
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, Protocol, runtime_checkable
 
 import typer
 
 from pipeline.commands import devices
 from pipeline.commands.gate import GateOptions, gate
 from pipeline.commands.options import CacheDir, Json, OutDir, RecipePath, command_with
-from profiles.errors import ConfigError, SlimgateError
+from profiles.errors import ConfigError, SlimgateError, StageError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -28,6 +31,15 @@ app = typer.Typer(
 app.add_typer(devices.app, name="devices")
 
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of every error.")]
+
+
+@runtime_checkable
+class UsageError(Protocol):
+    """What typer raises for a wrong command line; it gives the class no public name."""
+
+    exit_code: int
+
+    def show(self) -> None: ...
 
 
 class Stopped(BaseException):
@@ -204,21 +216,56 @@ def init(
 
 
 def main() -> None:
-    """The console script: every SlimgateError becomes one message and its exit code."""
+    """The console script: whatever happens becomes one message and a documented exit code."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("slimgate").setLevel(logging.INFO)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # for terminals that know ASCII alone
+    sys.exit(_exit_code())
+
+
+def _exit_code() -> int:
+    """Run the command. 1 is the gate's alone: nothing else may be taken for its answer."""
     try:
-        app()
+        code = app(standalone_mode=False)
+        sys.stdout.flush()
     except SlimgateError as error:
-        if os.environ.get("SLIMGATE_DEBUG"):
-            raise
-        print(f"slimgate: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        return _told(str(error), error.exit_code)
     except Stopped as stopped:
-        print("slimgate: stopped; finished stages are kept", file=sys.stderr)
-        sys.exit(128 + stopped.args[0])
+        return _told("stopped; finished stages are kept", 128 + stopped.args[0])
+    except (OSError, SystemExit) as error:  # SystemExit is typer's answer to a closed pipe
+        if isinstance(error, OSError) and error.errno not in (errno.EPIPE, errno.ENOSPC):
+            return _told(_bug_report(error), StageError.exit_code)
+        # What is left in the buffer would fail once more as Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _told(
+            "the result could not be printed: is its reader gone, or the disk full?",
+            StageError.exit_code,
+        )
+    except Exception as error:
+        if isinstance(error, UsageError):
+            error.show()
+            return error.exit_code
+        return _told(_bug_report(error), StageError.exit_code)
+    return code if isinstance(code, int) else 0
+
+
+def _told(message: str, exit_code: int) -> int:
+    if os.environ.get("SLIMGATE_DEBUG"):
+        traceback.print_exc()
+    print(f"slimgate: {message}", file=sys.stderr)
+    return exit_code
+
+
+def _bug_report(error: Exception) -> str:
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return (
+        f"unexpected {type(error).__name__}: {error} ({last.filename}:{last.lineno}). slimgate is "
+        "at fault, please report it with what your command prints as `slimgate --debug ...`"
+    )
 
 
 def _stop(number: int, _: FrameType | None) -> None:

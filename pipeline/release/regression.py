@@ -15,8 +15,13 @@ def against(found: Release, last: Release, tolerance: float, top1_drop: float) -
 
     No figure may be over that of `last` by more than the part `tolerance`, and the task's metric
     not below it by `top1_drop`, paired by sample. Raises ConfigError for a target that `last`
-    has not.
+    has not, and for a tolerance or a drop that is none.
     """
+    for option, value in (("--tolerance", tolerance), ("--top1-drop", top1_drop)):
+        if not 0 <= value < 1:  # nor NaN
+            raise ConfigError(
+                f"{option} {value:g}: give a fraction from 0 to below 1, such as 0.02"
+            )
     old = {target.terms.device_name: target for target in last.targets}
     missing = [t.terms.device_name for t in found.targets if t.terms.device_name not in old]
     if missing:
@@ -71,6 +76,8 @@ def _with_tolerance(figure: float, tolerance: float) -> float:
 def _incomparable(limit: Limit, figure: float, target: Judged, last: Judged) -> str:
     if not math.isfinite(figure):
         return "the last release has no such figure; compare with a bundle that has"
+    if figure <= 0:
+        return f"the last release's figure is {figure:g}: nothing can be said of a part of it"
     before, now = (one.measurement.host.processors() for one in (last, target))
     if limit.depends_on_processor and before != now:
         were, are = ", ".join(before), ", ".join(now)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -88,3 +89,26 @@ def test_a_gpu_is_compared_by_what_is_measured_on_it_and_with_its_own_kind() -> 
     assert other.status == "inconclusive"
     (check,) = [c for c in other.targets[0].verdict.checks if c.name == "last:latency_p50_ms"]
     assert "measured on Cortex-A76, A2000, this one on Cortex-A76, Orin" in check.reason
+
+
+@pytest.mark.parametrize("option", ["--tolerance", "--top1-drop"])
+@pytest.mark.parametrize("value", ["-1", "nan", "1", "inf"])
+def test_a_tolerance_that_is_no_fraction_is_refused(
+    option: str, value: str, released: Project
+) -> None:
+    arguments = ("gate", released.bundle, "--against", released.bundle, option, value)
+    released.slimgate(*arguments).says(2, f"{option} {value}", "0.02")
+
+
+def test_beside_a_figure_of_zero_nothing_passes_and_nothing_breaks() -> None:
+    release = releases.release()
+    target = release.targets[0]
+    start = target.measurement.shipped.starts[0]
+    none = start.model_copy(update={"peak_mib": start.baseline_mib})
+    shipped = target.measurement.shipped.model_copy(update={"starts": (none,) * 5})
+    measurement = target.measurement.model_copy(update={"shipped": shipped})
+    last = Release(release.pruned, (replace(target, measurement=measurement),))
+    (found,) = against(release, last, 0.02, 0.01).targets
+    status = {check.name: check for check in found.verdict.checks}
+    assert status["last:peak_memory_mib"].status == "inconclusive"
+    assert "is 0" in status["last:peak_memory_mib"].reason
