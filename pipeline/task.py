@@ -47,6 +47,15 @@ def cross_entropy(outputs: "Tensor", targets: "Tensor") -> "Tensor":
     return functional.cross_entropy(outputs, targets)
 
 
+def is_cross_entropy(loss: "Callable[[Tensor, Tensor], Tensor]") -> bool:
+    """Whether a loss is the cross entropy of logits: ours, torch's function, or torch's module."""
+    from torch import nn
+    from torch.nn import functional
+
+    known = loss in (cross_entropy, functional.cross_entropy)
+    return known or isinstance(loss, nn.CrossEntropyLoss)
+
+
 def top1(outputs: FloatArray, targets: Targets) -> FloatArray:
     """1 where the largest logit is the label's, else 0, for each sample."""
     hits: FloatArray = np.equal(outputs.argmax(axis=1), targets).astype(np.float32)
@@ -147,7 +156,8 @@ class FileTask(Spec):
             task = user_function(self.file, base)()
         if not isinstance(task, Task):
             raise ConfigError(f"{self.file} returned {type(task).__name__}, not pipeline.task.Task")
-        if not callable(task.network) or hasattr(task.network, "state_dict"):
+        is_network = hasattr(task.network, "state_dict") and not isinstance(task.network, type)
+        if not callable(task.network) or is_network:
             raise ConfigError(f"{self.file}: Task.network must be a function that builds a network")
         with user_code(f"{self.file}: the length of the data"):
             least = min(len(task.train), len(task.validation))

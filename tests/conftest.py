@@ -4,11 +4,16 @@ import runpy
 import shutil
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 from user_project import NETWORK, Array, Project
 
 from pipeline.network.weights import write_weights
+
+# The same examples in every run: tests that must reach every outcome would else fail by chance.
+hypothesis.settings.register_profile("repeatable", derandomize=True)
+hypothesis.settings.load_profile("repeatable")
 
 
 @pytest.fixture(scope="session")

@@ -128,11 +128,18 @@ def largest_output(network: nn.Module, example: Tensor) -> int:
 
 
 def calibration_of_batches(read: Iterable[tuple[Tensor, Targets]]) -> Calibration:
-    """The samples of all batches, in their order."""
+    """The samples of all batches, in their order.
+
+    Raises ConfigError for too few of them, and for one that is not finite.
+    """
     pairs = list(read)
     count = sum(len(inputs) for inputs, _ in pairs)
     if count < FEWEST_SAMPLES:
         raise ConfigError(f"{count} calibration samples; at least {FEWEST_SAMPLES} are needed")
     inputs = torch.cat([inputs for inputs, _ in pairs])
+    finite = inputs.flatten(1).isfinite().all(1)
+    if not bool(finite.all()):
+        bad = int(finite.logical_not().nonzero()[0])
+        raise ConfigError(f"calibration sample {bad} holds NaN or infinity; check the data")
     held_out = max(1, round(HELD_OUT_SHARE * count))
     return Calibration(inputs, np.concatenate([targets for _, targets in pairs]), held_out)

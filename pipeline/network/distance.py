@@ -10,7 +10,7 @@ from torch.nn import functional
 from pipeline.data.arrays import IntArray
 from pipeline.data.batches import batches
 from pipeline.network.run import Loss, outputs_of
-from pipeline.task import Task, cross_entropy
+from pipeline.task import Task, is_cross_entropy
 from profiles.errors import StageError
 
 ROUNDING = 1e-9
@@ -58,7 +58,7 @@ def teacher_for_loss(
 ) -> Teacher:
     """The teacher for a loss: of logits where that is the cross entropy, else of values."""
     dense.eval()
-    if loss is cross_entropy:
+    if is_cross_entropy(loss):
         return Teacher(dense, temperature)
     plain = Teacher(dense, None)
     count, total, squares = 0, 0.0, 0.0

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pipeline.data.arrays import Float64
+from profiles.errors import StageError
 
 LEAST = 1e-6
 """A column with less than this part of the mean variance is held to have that."""
@@ -78,6 +79,8 @@ class _State:
 
     def __init__(self, consumer: Consumer, ridge: float) -> None:
         self._units, self._variance = consumer.units, consumer.variance
+        if not bool(consumer.moments.isfinite().all()):
+            raise StageError("a layer's inputs are not finite on the calibration samples")
         diagonal = consumer.moments.diagonal()
         mean = diagonal.mean().clamp(min=1e-12)
         steady = diagonal.clamp(min=mean * LEAST) * ridge

@@ -21,6 +21,7 @@ class FineTune(Settings, Stage[Checkpoint, Checkpoint]):
     """
 
     LIBRARIES: ClassVar[tuple[str, ...]] = ("torch", "numpy")
+    VERSION: ClassVar[int] = 2
 
     def run(self, source: Checkpoint, out: Path, scratch: Path) -> None:
         device = compute_device()

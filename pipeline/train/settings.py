@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pipeline.data.arrays import IntArray
 from pipeline.data.batches import Augmentation, balanced_indices
-from pipeline.task import Task, cross_entropy
+from pipeline.task import Task, is_cross_entropy
 from profiles.errors import ConfigError
 from profiles.spec import Fraction, Spec
 
@@ -98,6 +98,6 @@ class Settings(Spec):
         """
         if not self.label_smoothing:
             return task.loss
-        if task.loss is not cross_entropy:
+        if not is_cross_entropy(task.loss):
             raise ConfigError("finetune.label_smoothing needs the cross entropy as the task's loss")
         return nn.CrossEntropyLoss(label_smoothing=self.label_smoothing)

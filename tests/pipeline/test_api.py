@@ -3,7 +3,7 @@
 import pytest
 import torch
 from half_pruned import distance, images, same, state_of
-from networks import NETWORKS, Chain, Concat, Depthwise, Grouped, Residual, trained
+from networks import Chain, Concat, Depthwise, Grouped, Residual, trained
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
@@ -147,12 +147,13 @@ def test_a_network_without_anything_to_prune_is_told() -> None:
         prune(network, pairs(), 0.5)
 
 
-@pytest.mark.parametrize("kind", NETWORKS)
-def test_samples_that_are_not_finite_end_in_one_message(kind: type[nn.Module]) -> None:
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("selection", [MAGNITUDE, Selection()])
+def test_a_sample_that_is_not_finite_is_named(selection: Selection, value: float) -> None:
     batches = pairs()
-    batches[1][0][3] = float("nan")
-    with pytest.raises(SlimgateError):
-        prune(trained(kind), batches, 0.5, selection=MAGNITUDE)
+    batches[1][0][3, 0, 0, 0] = value
+    with pytest.raises(ConfigError, match="calibration sample 35 holds NaN or infinity"):
+        prune(trained(Residual), batches, 0.5, selection=selection)
 
 
 def test_images_of_another_kind_are_told_and_not_a_traceback_of_torch() -> None:

@@ -9,9 +9,12 @@ import torch
 from checkpoints import squared, task
 from networks import Chain, trained
 from torch import nn
+from torch.nn import functional
 
 from pipeline.data.batches import batches
 from pipeline.network.distance import Teacher, teacher_for_task
+from pipeline.network.run import Loss
+from pipeline.task import cross_entropy
 from profiles.errors import StageError
 
 
@@ -46,3 +49,13 @@ def test_a_dense_network_that_says_one_thing_cannot_teach(constant: float) -> No
     nn.init.constant_(dense.get_parameter("fc.bias"), constant)
     with pytest.raises(StageError, match=r"set finetune.distill = 0"):
         teacher_for_task(dense, replace(task(), loss=squared), np.arange(9), 4.0)
+
+
+@pytest.mark.parametrize(
+    "loss", [cross_entropy, functional.cross_entropy, nn.CrossEntropyLoss()], ids=repr
+)
+def test_torchs_own_cross_entropy_is_that_of_logits(loss: Loss) -> None:
+    teacher = teacher_for_task(trained(Chain), replace(task(), loss=loss), np.arange(9), 4.0)
+    assert teacher.temperature == 4.0
+    plain = teacher_for_task(trained(Chain), replace(task(), loss=squared), np.arange(9), 4.0)
+    assert plain.temperature is None

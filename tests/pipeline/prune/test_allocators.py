@@ -365,6 +365,8 @@ def test_no_other_choice_of_as_few_macs_has_a_smaller_error() -> None:
 
     @settings(max_examples=100, deadline=None)
     @example([([9, 4, 1, 0], 1.0), ([8, 5, 0], 2.0)], 0.5)
+    @example([([9, 4, 1, 0], 1.0)], 0.0)
+    @example([([9, 4, 1, 0], 1.0)], 1.0)
     @given(
         st.lists(
             st.tuples(
