@@ -2,8 +2,8 @@
 
 import difflib
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Self, cast
 
@@ -18,8 +18,9 @@ from pydantic import (
 )
 
 from pipeline.data.arrays import FloatArray, Split, Targets
-from pipeline.data.digest import file_digest, path_digest, value_digest
+from pipeline.data.digest import path_digest, value_digest
 from pipeline.data.images import Preprocessing, load_images
+from pipeline.data.imported_files import check_imports, code_digest, imported_files
 from pipeline.data.user_code import user_code, user_function
 from profiles.errors import ConfigError, MissingExtra
 from profiles.machine.facts import versions
@@ -127,7 +128,7 @@ class ConfiguredTask(Spec):
     def digest(self, base: Path) -> str:
         """A digest of everything a result can depend on."""
         source, _, _ = self.network.rpartition(":")
-        code = file_digest(base / source) if source.endswith(".py") else versions((source,))
+        code = code_digest(base / source) if source.endswith(".py") else versions((source,))
         paths = {
             name: path_digest(base / path)
             for name, path in (
@@ -163,16 +164,15 @@ class FileTask(Spec):
             least = min(len(task.train), len(task.validation))
         if least == 0:
             raise ConfigError(f"{self.file}: training and validation data must not be empty")
-        return task
+        inputs = [base / name for name in self.inputs]
+        source = base / self.file.rpartition(":")[0]
+        return replace(task, network=with_known_imports(task.network, source, inputs))
 
     def digest(self, base: Path) -> str:
-        """A digest of the function's file and every input named."""
-        paths = (
-            self.file.rpartition(":")[0],
-            *self.inputs,
-            *([self.weights] if self.weights else []),
-        )
-        return value_digest([self.file, [path_digest(base / path) for path in paths]])
+        """A digest of the function's file, what that imports, and every input named."""
+        paths = (*self.inputs, *([self.weights] if self.weights else []))
+        code = code_digest(base / self.file.rpartition(":")[0])
+        return value_digest([self.file, [code, *(path_digest(base / path) for path in paths)]])
 
 
 def _kind_of_task(value: object) -> str:
@@ -193,7 +193,8 @@ def network_builder(name: str, classes: int | None, base: Path) -> Callable[[], 
     """
     source, _, model = name.rpartition(":")
     if source.endswith(".py"):
-        return cast("Callable[[], nn.Module]", user_function(name, base))
+        build = cast("Callable[[], nn.Module]", user_function(name, base))
+        return with_known_imports(build, base / source, ())
     if source == "torchvision":
         from torchvision import models
 
@@ -208,6 +209,24 @@ def network_builder(name: str, classes: int | None, base: Path) -> Callable[[], 
     if classes is None:
         return lambda: timm.create_model(model)
     return lambda: timm.create_model(model, num_classes=classes)
+
+
+def with_known_imports(
+    build: Callable[[], "nn.Module"], source: Path, inputs: Collection[Path]
+) -> Callable[[], "nn.Module"]:
+    """`build`, held to load nothing of its folder that the digest of `source` does not cover.
+
+    Raises ConfigError where it did so already.
+    """
+    known = (*imported_files(source), *inputs)
+    check_imports(source, known)
+
+    def network() -> "nn.Module":
+        built = build()
+        check_imports(source, known)
+        return built
+
+    return network
 
 
 def _check_model_exists(model: str, models: list[str], source: str) -> None:

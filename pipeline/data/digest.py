@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 from profiles.errors import ConfigError
@@ -20,8 +21,22 @@ def path_digest(path: Path) -> str:
     """The digest of a file, or of every file below a folder with its name."""
     if not path.is_dir():
         return file_digest(path)
-    files = sorted(p for p in path.rglob("*") if p.is_file())
-    return value_digest({p.relative_to(path).as_posix(): file_digest(p) for p in files})
+    files = {file.relative_to(path).as_posix(): file for file in _files_below(path, frozenset())}
+    return value_digest({name: file_digest(files[name]) for name in sorted(files)})
+
+
+def _files_below(folder: Path, above: frozenset[Path]) -> Iterator[Path]:
+    """Every file, through links to folders too, as loaders follow them; none goes in a circle."""
+    above = above | {folder.resolve()}
+    try:
+        entries = sorted(folder.iterdir())
+    except OSError as error:
+        raise ConfigError(f"{folder}: cannot be read ({error.strerror})") from error
+    for entry in entries:
+        if entry.is_file():
+            yield entry
+        elif entry.is_dir() and entry.resolve() not in above:
+            yield from _files_below(entry, above)
 
 
 def value_digest(value: object) -> str:

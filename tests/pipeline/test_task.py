@@ -2,14 +2,13 @@
 
 from user_project import TASK, Project
 
-from pipeline.task import FileTask, is_cross_entropy
+from pipeline.task import is_cross_entropy
 
 
 def test_a_class_of_networks_is_a_function_that_builds_one(project: Project) -> None:
     source = TASK.replace("import network", "import Net").replace("network=network", "network=Net")
-    (project.folder / "task.py").write_text(source)
-    task = FileTask(file="task.py:task").load(project.folder)
-    assert type(task.network()).__name__ == "Net"
+    project.task_recipe(source)
+    assert project.prune().code == 0
 
 
 def test_another_loss_is_no_cross_entropy() -> None:

@@ -2,15 +2,14 @@
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 import pytest
 from allocators_by_name import PACKAGE, made
+from candidate_groups import candidate, kept, weighted
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from pipeline.network.groups import Group, Member
 from pipeline.prune.allocators import Allocator, Candidate
 from pipeline.prune.allocators.density import Density
 from pipeline.prune.allocators.erk import Erk
@@ -32,34 +31,6 @@ VARIANTS: Sequence[Allocator] = (
     made("layer_shift", {"amplitude": 0.9}),
     made("reconstruction", {"power": 0.5}),
 )
-
-
-def candidate(
-    scores: Sequence[float],
-    *,
-    name: str = "0",
-    width: int = 1,
-    macs: float = 1.0,
-    errors: Sequence[float] = (),
-    shape: tuple[int, int, int] = (4, 4, 9),
-) -> Candidate:
-    size = len(scores)
-    channels = np.arange(size * width)
-    group = Group(name, size, size * width, (Member(name, "out", channels, channels // width),))
-    return Candidate(
-        group=group,
-        scores=np.array(scores, dtype=np.float64),
-        macs=macs,
-        parameters=macs,
-        errors=np.array(errors, dtype=np.float64),
-        shape=shape,
-        weights=np.ones(1, np.float32),
-    )
-
-
-def weighted(candidate: Candidate, weights: Sequence[float]) -> Candidate:
-    """The same with these absolute weights of its producers."""
-    return replace(candidate, weights=np.sort(np.array(weights, dtype=np.float32)))
 
 
 @st.composite
@@ -130,7 +101,7 @@ def test_counts_fall_with_the_knob_and_respect_floors_and_multiples(allocator: A
         all_kept, more, less = (
             counts_at_knob(knob, allocator, groups, widths) for knob in (0, *knobs)
         )
-        for group in (candidate.group for candidate in groups):
+        for group in (one.group for one in groups):
             channels = less[group.name] * (group.channels // group.size)
             assert all_kept[group.name] == group.size
             assert 1 <= less[group.name] <= more[group.name] <= group.size
@@ -154,11 +125,6 @@ def test_the_floor_against_collapse_is_a_number_and_a_share_of_the_channels() ->
 
 
 # global_threshold
-
-
-def kept(allocator: Allocator, groups: Sequence[Candidate], knob: float) -> list[int]:
-    shares = allocator.keep(groups, knob)
-    return [round(share * g.group.size) for share, g in zip(shares, groups, strict=True)]
 
 
 @pytest.mark.parametrize(

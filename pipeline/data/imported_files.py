@@ -1,0 +1,89 @@
+"""What a user's Python file loads from its own folder: a change in it must make results anew."""
+
+import ast
+import os
+import sys
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+from pipeline.data.digest import file_digest, value_digest
+from pipeline.data.user_code import NOT_USER_CODE
+from profiles.errors import ConfigError
+
+
+def imported_files(path: Path) -> tuple[Path, ...]:
+    """`path`, and every Python file that it imports from its own folder, however deep; sorted.
+
+    Imports inside functions count. What is imported under a computed name cannot be read off:
+    `check_imports` finds it once the code has run.
+    """
+    top = path.resolve()
+    found: set[Path] = set()
+    ahead = [top]
+    while ahead:
+        file = ahead.pop()
+        if file not in found:
+            found.add(file)
+            ahead += _imports(file, top.parent)
+    return tuple(sorted(found))
+
+
+def code_digest(path: Path) -> str:
+    """The digest of a Python file and of every file it imports from its own folder."""
+    files = imported_files(path)
+    if len(files) == 1:
+        return file_digest(path)
+    folder = path.resolve().parent
+    return value_digest({os.path.relpath(file, folder): file_digest(file) for file in files})
+
+
+def check_imports(path: Path, known: Collection[Path]) -> None:
+    """Raise ConfigError where modules of the folder of `path` were loaded that are not `known`.
+
+    `known` may hold folders, for all that is in them.
+    """
+    folder = path.resolve().parent
+    trusted = {one.resolve() for one in known}
+    for module in list(sys.modules.values()):
+        name = getattr(module, "__file__", None)
+        file = Path(name).resolve() if name else None
+        if file is None or not file.is_relative_to(folder) or _is_library(file, folder):
+            continue
+        if not trusted & {file, *file.parents}:
+            raise ConfigError(
+                f"{path}: loads {file} under a computed name, so a change in that file would go "
+                "unseen: import it by its name, or name it in task.inputs"
+            )
+
+
+def _is_library(file: Path, folder: Path) -> bool:
+    """Whether it is of an environment that lies inside the folder."""
+    inside = file.relative_to(folder).parts
+    return str(file).startswith(NOT_USER_CODE) or any(part[0] == "." for part in inside)
+
+
+def _imports(file: Path, folder: Path) -> Iterator[Path]:
+    """The files of `folder` that one file imports."""
+    try:
+        tree = ast.parse(file.read_bytes())
+    except (OSError, SyntaxError, ValueError):  # running it will say what is wrong
+        return
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield from _files_of(folder, alias.name.split("."))
+        elif isinstance(node, ast.ImportFrom):
+            base = file.parents[node.level - 1] if node.level else folder
+            parts = node.module.split(".") if node.module else []
+            for alias in node.names:
+                yield from _files_of(base, [*parts, alias.name])
+
+
+def _files_of(base: Path, parts: list[str]) -> Iterator[Path]:
+    """The packages on the way to a module, and the module; `parts` may end in a name of it."""
+    place = base
+    for part in parts:
+        place = place / part
+        for file in (place.with_suffix(".py"), place / "__init__.py"):
+            if file.is_file():
+                yield file.resolve()
