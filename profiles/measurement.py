@@ -1,5 +1,6 @@
 """Measurement: the raw samples one device gave, and the figures derived from them."""
 
+import math
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
@@ -66,18 +67,29 @@ class LatencyRun(Evidence):
         return same and len(self.conditions) > 1
 
     def others_cores(self) -> float | None:
-        """How many processors other processes kept busy meanwhile, on average."""
+        """How many processors other processes kept busy meanwhile, on average.
+
+        None where the machine does not tell, and where its clock did not advance.
+        """
         if len(self.conditions) < 2:
             return None
-        first, last = self.conditions[0], self.conditions[-1]
-        if first.others_cpu_s is None or last.others_cpu_s is None or last.at_s <= first.at_s:
+        first, last, elapsed_s = self.conditions[0], self.conditions[-1], self.elapsed_s()
+        if first.others_cpu_s is None or last.others_cpu_s is None or not 0 < elapsed_s < math.inf:
             return None
-        return (last.others_cpu_s - first.others_cpu_s) / (last.at_s - first.at_s)
+        return (last.others_cpu_s - first.others_cpu_s) / elapsed_s
+
+    def elapsed_s(self) -> float:
+        """Seconds between the first and the last look at the machine; 0 without two looks."""
+        return self.conditions[-1].at_s - self.conditions[0].at_s if self.conditions else 0.0
 
     def was_throttled(self) -> bool:
         """Whether the clock was held down at any moment, as far as the machine tells."""
         events = [look.throttle_events for look in self.conditions]
         return any(look.throttled for look in self.conditions) or len(set(events)) > 1
+
+    def tells_throttling_alike(self) -> bool:
+        """Whether each look tells if the clock is held down, or none does."""
+        return len({look.throttled is None for look in self.conditions}) <= 1
 
 
 class StartRun(Evidence):
@@ -193,8 +205,12 @@ def first_inference_ms(starts: Sequence[StartRun]) -> Interval:
 
 
 def energy_mj(runs: Sequence[LatencyRun]) -> Interval:
-    """Energy of one call, mJ, of all that the machine counts, over the processes."""
-    return median_bounds([run.energy_mj or float("nan") for run in runs])
+    """Energy of one call, mJ, of all that the machine counts, over the processes.
+
+    NaN where a process has none, or not more than 0: that counter is broken.
+    """
+    found = [run.energy_mj for run in runs]
+    return median_bounds([mj if mj is not None and mj > 0 else math.nan for mj in found])
 
 
 def top1_drop(measurement: Measurement) -> Interval:

@@ -1,5 +1,6 @@
 """Requirements: what the samples behind a figure must be, or the figure counts for nothing."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -69,6 +70,8 @@ def _time_fault(measurement: Measurement) -> str:
         return "the warm-up did not settle; free the machine and measure again"
     if any(run.was_throttled() for run in runs):
         return "the processor was throttled; cool the device, check its power, measure again"
+    if not all(run.tells_throttling_alike() for run in runs):
+        return "the machine told only at times whether it was throttled; measure again"
     error = control_error(runs, measurement.clock)
     if not error <= MAX_CONTROL_ERROR:
         return (
@@ -79,25 +82,48 @@ def _time_fault(measurement: Measurement) -> str:
 
 
 def _wall_time_fault(measurement: Measurement) -> str:
-    return _time_fault(measurement) or _crowding(measurement)
+    return _time_fault(measurement) or _crowding_fault(measurement)
 
 
 def _clock_time_fault(measurement: Measurement) -> str:
-    crowding = _crowding(measurement) if measurement.clock == "wall" else ""
+    crowding = _crowding_fault(measurement) if measurement.clock == "wall" else ""
     return _time_fault(measurement) or crowding
 
 
-def _crowding(measurement: Measurement) -> str:
-    """Whether there was more to do than processors to do it: wall times then hold waiting."""
-    cores = measurement.host.cores
-    for run in measurement.latency:
-        others = run.others_cores() or 0.0
-        if not measurement.threads + others <= cores + SPARE_CORES:
-            return (
-                f"other processes kept {others:.1f} of {cores} processors busy; "
-                "free the machine and measure again"
-            )
-    return ""
+def _crowding_fault(measurement: Measurement) -> str:
+    """Whether there was more to do than processors to do it: wall times then hold waiting.
+
+    A machine that does not tell may have been crowded.
+    """
+    if not measurement.latency:
+        return "no process was timed, so the load of other processes is unknown; measure again"
+    faults = (_crowding_fault_of_run(run, measurement) for run in measurement.latency)
+    return next(filter(None, faults), "")
+
+
+def _crowding_fault_of_run(run: LatencyRun, measurement: Measurement) -> str:
+    if len(run.conditions) < 2:
+        return "the machine's load was not read before and after the calls; measure again"
+    if not 0 < run.elapsed_s() < math.inf:
+        return (
+            "the machine's clock did not advance, so the load of other processes is unknown; "
+            "measure again"
+        )
+    others, cores = run.others_cores(), measurement.host.cores
+    # Kernels sample CPU time by ticks, so what others used may come out a little below zero.
+    least = -SPARE_CORES * measurement.threads
+    if others is None or not math.isfinite(others) or others < least:
+        return (
+            f"the machine ({measurement.host.system}) did not tell the CPU time of other processes "
+            "(on Linux: /proc/stat), so wall times may hold waiting; "
+            "measure where it is told, or limit ratios of CPU time"
+        )
+    if measurement.threads + others <= cores + SPARE_CORES:
+        return ""
+    return (
+        f"other processes kept {others:.1f} of {cores} processors busy; "
+        "free the machine and measure again"
+    )
 
 
 def _too_few_calls(calls: int, percentile: int) -> str:
@@ -114,7 +140,10 @@ def _p95_in_each_process_fault(measurement: Measurement) -> str:
 
 def _energy_fault(measurement: Measurement) -> str:
     if any(run.energy_mj is None for run in measurement.latency):
-        return "the machine counts no energy, or not for this user (RAPL is for root alone)"
+        return (
+            "the machine counts no energy, or not for this user (RAPL is for root alone), "
+            "or a counter stopped answering; check the counters and measure again"
+        )
     return _wall_time_fault(measurement)
 
 
@@ -122,8 +151,10 @@ def _start_time_fault(measurement: Measurement) -> str:
     starts = measurement.shipped.starts
     if len(starts) < MIN_PROCESSES:
         return f"too few starts: {len(starts)}, {MIN_PROCESSES} are needed; raise measure.starts"
-    took = all(run.load_ms > 0 and run.first_ms > 0 for run in starts)
-    return "" if took else "a start took no time at all; measure again"
+    if not all(run.load_ms > 0 and run.first_ms > 0 for run in starts):
+        return "a start took no time at all; measure again"
+    # Starts tell no conditions of their own; the timed processes ran on the same machine.
+    return _crowding_fault(measurement)
 
 
 def _memory_fault(measurement: Measurement) -> str:
@@ -160,6 +191,7 @@ P95_IN_EACH_PROCESS = Requirement(_p95_in_each_process_fault, calls_per_process=
 """Of ratios of 95th percentiles, which are taken inside each process."""
 ENERGY = Requirement(_energy_fault)
 START_TIME = Requirement(_start_time_fault)
+"""Of wall times of starts; whether the machine was crowded is told by the timed processes."""
 MEMORY = Requirement(_memory_fault)
 STEADY_MEMORY = Requirement(_steady_memory_fault)
 MEMORY_OF_BOTH = Requirement(_memory_of_both_fault)

@@ -64,7 +64,8 @@ def _others_cpu_s(root: Path) -> float | None:
         return None
     user, nice, system, _, _, irq, soft_irq, steal = map(int, words[1:9])
     busy = (user + nice + system + irq + soft_irq + steal) / os.sysconf("SC_CLK_TCK")
-    return busy - time.process_time()
+    # Sandboxes that keep no count write zeros.
+    return busy - time.process_time() if busy else None
 
 
 def _throttled(root: Path) -> bool | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,8 +21,8 @@ def energy_per_call_mj(
 ) -> float | None:
     """Energy of one call, of the whole package or board, mJ, back to back for `seconds`.
 
-    None where the machine has no counter that may be read. What the machine draws when it idles
-    is in it.
+    None where the machine has no counter that may be read, and where one stops answering before
+    the end. What the machine draws when it idles is in it.
     """
     meter = _rapl_meter(root) or _rail_meter(root)
     if meter is None:
@@ -38,24 +39,28 @@ def energy_per_call_mj(
             used_uj += meter()
             look = time.perf_counter()
     used_uj += meter()
-    return used_uj / max(count, 1) / 1e3
+    return None if math.isnan(used_uj) else used_uj / max(count, 1) / 1e3
 
 
 def _rapl_meter(root: Path) -> Callable[[], float] | None:
-    """Microjoules since the last call, by the packages' counters, which start anew at a limit."""
+    """Microjoules since the last call, by the packages' counters, which start anew at a limit.
+
+    NaN where a counter did not answer. None where there is no package, or one may not be read: the
+    energy of the others alone would be too low.
+    """
     # What is not a package is a part of one, or the whole machine, and would count twice.
     zones = [zone for zone in sorted(root.glob(RAPL)) if _text(zone / "name")[:7] == "package"]
-    last = {zone: found for zone in zones if (found := _number(zone / "energy_uj")) is not None}
-    if not last:
+    last = {zone: _number(zone / "energy_uj") for zone in zones}
+    if not last or any(map(math.isnan, last.values())):
         return None
 
     def used() -> float:
         total = 0.0
         for zone in last:
-            now = _number(zone / "energy_uj") or 0
+            now = _number(zone / "energy_uj")
             step = now - last[zone]
             if step < 0:
-                step += _number(zone / "max_energy_range_uj") or 0
+                step += _number(zone / "max_energy_range_uj")
             last[zone] = now
             total += step
         return total
@@ -64,11 +69,13 @@ def _rapl_meter(root: Path) -> Callable[[], float] | None:
 
 
 def _rail_meter(root: Path) -> Callable[[], float] | None:
-    """Microjoules since the last call, from the power of the input rail now and then."""
-    for rail in sorted(root.glob(RAILS)):
-        if _number(rail / "in1_input") is not None and _number(rail / "curr1_input") is not None:
-            return _integral(rail)
-    return None
+    """Microjoules since the last call, from the power of the input rail now and then.
+
+    NaN where the rail did not answer. None where there is no rail, or the first may not be read:
+    another one feeds only a part of the board.
+    """
+    rails = sorted(root.glob(RAILS))
+    return _integral(rails[0]) if rails and not math.isnan(_watts(rails[0])) else None
 
 
 def _integral(rail: Path) -> Callable[[], float]:
@@ -84,15 +91,16 @@ def _integral(rail: Path) -> Callable[[], float]:
 
 
 def _watts(rail: Path) -> float:
-    """Millivolts times milliamperes."""
-    return (_number(rail / "in1_input") or 0) * (_number(rail / "curr1_input") or 0) / 1e6
+    """Millivolts times milliamperes; NaN where the rail does not answer."""
+    return _number(rail / "in1_input") * _number(rail / "curr1_input") / 1e6
 
 
-def _number(path: Path) -> int | None:
+def _number(path: Path) -> float:
+    """The whole number in a file; NaN where there is none to read."""
     try:
         return int(_text(path))
     except ValueError:
-        return None
+        return math.nan
 
 
 def _text(path: Path) -> str:

@@ -58,7 +58,7 @@ def run(shipped_ms: float = 2.0, control_ms: float = 4.0) -> LatencyRun:
     )
 
 
-def look(at_s: float, others_cpu_s: float = 9, throttle_events: int = 3) -> Conditions:
+def look(at_s: float, others_cpu_s: float | None = 9, throttle_events: int = 3) -> Conditions:
     """The conditions of a machine that is left alone."""
     return Conditions(
         at_s=at_s,

@@ -105,13 +105,24 @@ SPOILED: Mapping[str, Mapping[str, Spoil]] = {
         "a block lost": lambda case, _: case.timed([short((60,)), *[run()] * 4]),
         "throttled": lambda case, _: case.timed([throttled(), *[run()] * 4]),
         "no conditions": lambda case, _: case.timed([changed(conditions=()), *[run()] * 4]),
+        "throttling untold at the end": lambda case, _: case.timed([half_told(), *[run()] * 4]),
     },
     "by wall": {
         "other processes": lambda case, _: case.timed([crowded(), *[run()] * 4]),
+        "load not read": lambda case, _: case.timed([changed(conditions=()), *[run()] * 4]),
+        "load never told": lambda case, _: case.timed([load(None, None)] * 5),
+        "load untold at the end": lambda case, _: case.timed([load(9, None), *[run()] * 4]),
+        "load not counted": lambda case, _: case.timed([load(9, 7), *[run()] * 4]),
+        "load NaN": lambda case, _: case.timed([load(9, math.nan), *[run()] * 4]),
+        "load infinitely low": lambda case, _: case.timed([load(9, -math.inf), *[run()] * 4]),
+        "clock stood still": lambda case, _: case.timed([stopped(0), *[run()] * 4]),
+        "clock ran back": lambda case, _: case.timed([stopped(-1), *[run()] * 4]),
+        "clock infinite": lambda case, _: case.timed([stopped(math.inf), *[run()] * 4]),
     },
     "counted energy": {
         "not counted": lambda case, _: case.timed([changed(energy_mj=None), *[run()] * 4]),
         "NaN": lambda case, _: case.timed([changed(energy_mj=math.nan), *[run()] * 4]),
+        "below zero": lambda case, _: case.timed([changed(energy_mj=-1.0)] * 5),
         "nothing used": lambda case, _: case.timed([changed(energy_mj=0.0), *[run()] * 4]),
     },
     "in frames": {
@@ -124,6 +135,7 @@ SPOILED: Mapping[str, Mapping[str, Spoil]] = {
         "few starts": lambda case, _: case.weighed([weighed()] * (MIN_PROCESSES - 1)),
         "NaN": lambda case, _: case.weighed([weighed(load_ms=math.nan), *[weighed()] * 4]),
         "no time passed": lambda case, _: case.weighed([weighed(load_ms=0), *[weighed()] * 4]),
+        "no timed process": lambda case, _: case.timed([]),
     },
     "steady": {
         "NaN": lambda case, _: case.weighed([steady(math.nan), *[weighed()] * 4]),
@@ -166,6 +178,21 @@ def crowded() -> LatencyRun:
     return changed(conditions=(look(0, 9.0), look(2, 9.4)))
 
 
+def load(first_cpu_s: float | None, last_cpu_s: float | None) -> LatencyRun:
+    """A process with the CPU time of others before it and after it."""
+    return changed(conditions=(look(0, first_cpu_s), look(2, last_cpu_s)))
+
+
+def stopped(at_s: float) -> LatencyRun:
+    """A process whose clock began at 0 and ended here."""
+    return changed(conditions=(look(0), look(at_s)))
+
+
+def half_told() -> LatencyRun:
+    """A process whose machine at last no longer told whether it was throttled."""
+    return changed(conditions=(look(0), replace(look(2), throttled=None)))
+
+
 def cut() -> LatencyRun:
     """A process whose last CPU time got lost."""
     times = run().shipped
@@ -181,7 +208,9 @@ def kinds_of(metric: str) -> tuple[str, ...]:
         crowd = () if metric in RATIOS else ("by wall",)
         more = ("in frames",) if metric in FRAMES else ()
         return ("timed", *crowd, *more, *(("counted energy",) if metric == "energy_mj" else ()))
-    kinds = {"top1_drop": "scored", "first_inference_ms": "started", "steady_memory_mib": "steady"}
+    if metric == "first_inference_ms":
+        return ("started", "by wall")
+    kinds = {"top1_drop": "scored", "steady_memory_mib": "steady"}
     return (kinds.get(metric, "weighed"),)
 
 

@@ -14,6 +14,7 @@ from profiles.measurement import (
     CallTimes,
     LatencyRun,
     Measurement,
+    energy_mj,
     first_inference_ms,
     p95_ratio,
     peak_mib,
@@ -209,8 +210,9 @@ def test_other_processes_are_told_apart_from_this_one_by_their_cpu_time() -> Non
     assert run().others_cores() == 0
     busy = run().model_copy(update={"conditions": (look(0, 9), look(4, 15))})
     assert busy.others_cores() == pytest.approx(1.5)
-    silent = run().model_copy(update={"conditions": (look(0), look(0))})
-    assert silent.others_cores() is None
+    for at_s in (0, -1, math.nan, math.inf):
+        stopped = run().model_copy(update={"conditions": (look(0), look(at_s))})
+        assert stopped.others_cores() is None
 
 
 def test_a_clock_held_down_at_any_moment_is_noticed() -> None:
@@ -219,6 +221,12 @@ def test_a_clock_held_down_at_any_moment_is_noticed() -> None:
     held = (look(0), replace(look(1), throttled=True), look(2))
     for conditions in (counted, held):
         assert run().model_copy(update={"conditions": conditions}).was_throttled()
+
+
+@pytest.mark.parametrize("counted", [None, 0.0, -1.0, math.nan])
+def test_energy_that_one_process_lacks_is_missing(counted: float | None) -> None:
+    broken = run().model_copy(update={"energy_mj": counted})
+    assert math.isnan(energy_mj([broken, *[run()] * 4]).upper)
 
 
 def test_samples_that_are_not_the_same_are_not_paired() -> None:

@@ -82,6 +82,11 @@ def test_what_others_used_is_all_that_was_busy_but_this_process(tmp_path: Path) 
     assert busy_s - time.process_time() <= found <= busy_s - before
 
 
+def test_a_sandbox_that_writes_zeros_does_not_tell_what_others_used(tmp_path: Path) -> None:
+    write(tmp_path, {"proc/stat": "cpu  0 0 0 0 0 0 0 0 0 0\ncpu0 0 0 0 0 0 0 0 0 0 0"})
+    assert conditions(tmp_path).others_cpu_s is None
+
+
 @pytest.mark.parametrize("text", ["", "cpu", "intr 1 2 3 4 5 6 7 8 9", "\xff"])
 def test_files_that_make_no_sense_tell_nothing(text: str, tmp_path: Path) -> None:
     write(

@@ -1,6 +1,7 @@
 """Energy: counters laid out as machines have them, and moved by the calls themselves."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -53,11 +54,69 @@ def test_parts_of_a_package_and_counters_that_may_not_be_read_do_not_count(tmp_p
     assert energy_per_call_mj(lambda: None, 0.01, tmp_path) is None
 
 
-def test_a_rail_of_a_jetson_is_power_over_time(tmp_path: Path) -> None:
-    rail = tmp_path / "sys/bus/i2c/drivers/ina3221/1-0040/hwmon/hwmon3"
+def removed_after_calls(path: Path, calls: int, call: Callable[[], object]) -> Callable[[], None]:
+    """The call, which removes a counter's file once it was called as often."""
+    count = 0
+
+    def counted() -> None:
+        nonlocal count
+        call()
+        count += 1
+        if count == calls:
+            path.unlink()
+
+    return counted
+
+
+@pytest.mark.parametrize("calls", [1, 10])
+def test_a_package_that_stops_answering_tells_no_energy(calls: int, tmp_path: Path) -> None:
+    call = Counter(tmp_path / "sys/class/powercap/intel-rapl:0", 500, 7000, 10**9)
+    lost = tmp_path / "sys/class/powercap/intel-rapl:1"
+    Counter(lost, 500, 7000, 10**9)
+    failing = removed_after_calls(lost / "energy_uj", calls, call)
+    assert energy_per_call_mj(failing, 0.3, tmp_path) is None
+
+
+def test_packages_of_which_one_may_not_be_read_tell_no_energy(tmp_path: Path) -> None:
+    call = Counter(tmp_path / "sys/class/powercap/intel-rapl:0", 500, 7000, 10**9)
+    hidden = tmp_path / "sys/class/powercap/intel-rapl:1"
+    Counter(hidden, 500, 7000, 10**9)
+    (hidden / "energy_uj").unlink()
+    assert energy_per_call_mj(call, 0.05, tmp_path) is None
+
+
+def test_a_counter_that_starts_anew_at_an_unknown_limit_tells_no_energy(tmp_path: Path) -> None:
+    zone = tmp_path / "sys/class/powercap/intel-rapl:0"
+    call = Counter(zone, 999_000, 7000, 1_000_000)
+    (zone / "max_energy_range_uj").unlink()
+    assert energy_per_call_mj(call, 0.1, tmp_path) is None
+
+
+def input_rail(root: Path, chip: str = "1-0040") -> Path:
+    """A rail that draws 10 W."""
+    rail = root / f"sys/bus/i2c/drivers/ina3221/{chip}/hwmon/hwmon3"
     rail.mkdir(parents=True)
     (rail / "in1_input").write_text("5000\n")  # mV
     (rail / "curr1_input").write_text("2000\n")  # mA
+    return rail
+
+
+@pytest.mark.parametrize("name", ["in1_input", "curr1_input"])
+@pytest.mark.parametrize("calls", [1, 10])
+def test_a_rail_that_stops_answering_tells_no_energy(name: str, calls: int, tmp_path: Path) -> None:
+    rail = input_rail(tmp_path)
+    failing = removed_after_calls(rail / name, calls, lambda: time.sleep(0.01))
+    assert energy_per_call_mj(failing, 0.2, tmp_path) is None
+
+
+def test_a_board_whose_input_rail_is_silent_is_not_measured_by_another(tmp_path: Path) -> None:
+    (input_rail(tmp_path) / "curr1_input").unlink()
+    input_rail(tmp_path, "1-0041")
+    assert energy_per_call_mj(lambda: time.sleep(0.01), 0.05, tmp_path) is None
+
+
+def test_a_rail_of_a_jetson_is_power_over_time(tmp_path: Path) -> None:
+    input_rail(tmp_path)
     found = energy_per_call_mj(lambda: time.sleep(0.01), 0.2, tmp_path)
     assert found is not None
     assert found >= 0.99 * 10 * 10  # 10 W for 10 ms is 100 mJ
