@@ -8,9 +8,13 @@ from pipeline.store.runner import DryRun
 
 
 def planned(recipe: Path, cache: Path | None, as_json: bool) -> str:
-    """A line for each stage, or one JSON object. Runs none."""
+    """A line for each stage, or one JSON object. Runs none, but loads the trained network.
+
+    Raises ConfigError and IntegrityError for weights that a run would refuse.
+    """
     runner = DryRun(store_at(cache).has)
     flow = flow_on_devices(recipe, runner)
+    flow.dense.network()  # weights that do not fit it are found now, not by the run
     flow.exported()
     flow.exported_dense()
     for target in flow.targets:

@@ -81,16 +81,31 @@ class FileImages:
         return len(self._files)
 
     def __getitem__(self, index: int, /) -> tuple[FloatArray, np.int64]:
-        from PIL import Image
+        mode: Literal["L", "RGB"] = "L" if len(self._preprocessing.mean) == 1 else "RGB"
+        return self._preprocessing(_read_image(self._files[index], mode)), self.targets[index]
 
-        mode = "L" if len(self._preprocessing.mean) == 1 else "RGB"
-        try:
-            with Image.open(self._files[index]) as picture:
-                pixels = np.asarray(picture.convert(mode))
-        except Exception as error:  # decoders of broken files raise almost anything
-            raise ConfigError(f"{self._files[index]}: not a readable image ({error})") from error
-        image = pixels.reshape(*pixels.shape[:2], -1)
-        return self._preprocessing(image), self.targets[index]
+
+def _read_image(path: Path, mode: Literal["L", "RGB"]) -> Bytes:
+    """The pixels of an image file, uint8 [h, w, c], one channel for "L" and three for "RGB".
+
+    Raises ConfigError for what cannot be decoded, and for pixels of more than 8 bits: Pillow would
+    cut all above 255 to 255, and how to scale them only those know who trained on them (12 bits of
+    a camera and 16 of a scanner are stored alike).
+    """
+    from PIL import Image, ImageMode
+
+    try:
+        with Image.open(path) as picture:
+            found = picture.mode
+            pixels = np.asarray(picture.convert(mode))
+    except Exception as error:  # decoders of broken files raise almost anything
+        raise ConfigError(f"{path}: not a readable image ({error})") from error
+    if np.dtype(ImageMode.getmode(found).typestr).itemsize > 1:
+        raise ConfigError(
+            f"{path}: its pixels have more than 8 bits (Pillow's mode {found}); convert it to "
+            "8 bits with the scale that the network was trained with"
+        )
+    return pixels.reshape(*pixels.shape[:2], -1)
 
 
 Splits = tuple[ArrayImages, ArrayImages] | tuple[FileImages, FileImages]

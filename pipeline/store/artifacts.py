@@ -33,12 +33,15 @@ class Checkpoint(Artifact):
     """The dense network that a pruned one descends from."""
 
     def network(self) -> "nn.Module":
-        """The network built, pruned by the plan and loaded, in eval mode."""
+        """The network built, pruned by the plan and loaded, in eval mode.
+
+        Raises ConfigError for weights that do not fit it, or that no training gives.
+        """
         from torch import nn
 
         from pipeline.data.user_code import user_code
         from pipeline.network.plan import PruningPlan, apply_plan
-        from pipeline.network.weights import load_weights, read_weights
+        from pipeline.network.weights import check_values, load_weights, read_weights
 
         with user_code("the network's function"):
             network = self.task.network()
@@ -48,6 +51,8 @@ class Checkpoint(Artifact):
             network = apply_plan(network, read_spec(self.plan, PruningPlan))
         if self.weights is not None:
             load_weights(network, read_weights(self.weights), str(self.weights))
+        else:
+            check_values(network, network.state_dict(), "the network's function")
         return network.eval()
 
 

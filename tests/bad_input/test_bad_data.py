@@ -1,6 +1,7 @@
 """Images and labels that cannot be used are refused with the file, the class or the array."""
 
 import pickle  # noqa: TID251 - what is refused has to be made
+import re
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,7 +11,8 @@ import pytest
 from PIL import Image
 from user_project import Array, Canary, Project
 
-from pipeline.data.images import ArrayImages, Preprocessing, load_images
+from pipeline.data.images import ArrayImages, FileImages, Preprocessing, load_images
+from profiles.errors import ConfigError
 
 CLASSES = ("ant", "bee", "cat", "dog")
 
@@ -209,6 +211,34 @@ def test_a_broken_image_is_named(cut: int, project: Project) -> None:
     path = write_images(project) / "train" / "bee" / "3.jpg"
     path.write_bytes(path.read_bytes()[:cut])
     project.refuses(2, f"{path}: not a readable image (")
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype", "mode"),
+    [("png", "uint16", "I;16"), ("tiff", "int32", "I"), ("tiff", "float32", "F")],
+)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_an_image_of_more_than_8_bits_is_named(
+    channels: int, kind: str, dtype: str, mode: str, project: Project
+) -> None:
+    path = write_images(project) / "train" / "bee" / "3.png"
+    pixels = np.arange(14 * 16).reshape(14, 16) * 290
+    Image.fromarray(pixels.astype(np.dtype(dtype))).save(path, format=kind)
+    fit = Preprocessing(mean=(0.5,) * channels, std=(0.5,) * channels, size=12)
+    images = FileImages([path], np.zeros(1, np.int64), fit)
+    says = f"{path}: its pixels have more than 8 bits (Pillow's mode {mode}); convert it to 8 bits"
+    with pytest.raises(ConfigError, match=re.escape(says)):
+        images[0]
+    project.refuses(2, says)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA"])
+def test_an_image_of_up_to_8_bits_is_read(mode: str, tmp_path: Path) -> None:
+    path = tmp_path / "white.png"
+    Image.new("RGB", (12, 12), "white").convert(mode).save(path)
+    fit = Preprocessing(mean=(0.5,), std=(0.5,), size=12)
+    inputs, _ = FileImages([path], np.zeros(1, np.int64), fit)[0]
+    np.testing.assert_array_equal(inputs, np.ones((1, 12, 12), np.float32), strict=True)
 
 
 @pytest.mark.parametrize(
