@@ -8,6 +8,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from pipeline.network.calibration import Calibration, calibration_of_batches
+from pipeline.network.computed_weights import refuse_computed_weights
 from pipeline.network.plan import PruningPlan, apply_plan
 from pipeline.prune.channel_counts import Limits, Widths
 from pipeline.prune.choose import Selection, choose
@@ -56,6 +57,7 @@ def prune(
     `selection=Selection(criterion=Taylor(), allocator=Uniform(), widths=Widths(multiple=8))`.
     Raises StageError where the network cannot be pruned so far.
     """
+    refuse_computed_weights(network)  # they cannot be copied either
     network = copy.deepcopy(network).eval()
     device = next(network.parameters()).device
     calibration = calibration_of_batches(

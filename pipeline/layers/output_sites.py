@@ -74,7 +74,8 @@ class _SiteFinder(OutputTracker):
             norm = None
         if norm:
             end = _Stage((name,), "normed")
-        joins = name in self._sums and self._reads[end] == 1
+        shared_norm = name in self._norms and norm is None
+        joins = name in self._sums and self._reads[end] == 1 and not shared_norm
         if joins:
             end = self._sums[name]
         limits = self._ranges.get(end, UNBOUNDED) if self._reads[end] == 1 else UNBOUNDED
@@ -130,8 +131,11 @@ class _SiteFinder(OutputTracker):
 def find_sites(network: nn.Module, example: Tensor) -> dict[str, Site]:
     """Every convolution and linear layer that runs once, in the order they run.
 
-    Transposed convolutions are not among them. `network` is in eval mode.
+    Transposed convolutions are not among them. `network` is in eval mode; it runs on the first
+    sample of `example` [n, ...], twice.
     """
+    # In a batch of one, what is added to every sample alike has the shape of a layer's output.
+    batch = torch.cat([example[:1], example[:1]])
     finder = _SiteFinder()
     kinds = {name: kind_of(module) for name, module in network.named_modules()}
     maps = {name: kind for name, kind in kinds.items() if isinstance(kind, LinearMap)}
@@ -146,7 +150,7 @@ def find_sites(network: nn.Module, example: Tensor) -> dict[str, Site]:
     handles = [kind.layer.register_forward_hook(ran(name)) for name, kind in maps.items()]
     try:
         with torch.no_grad(), tracking(network, maps, norms, finder):
-            network(example)
+            network(batch)
     finally:
         for handle in handles:
             handle.remove()

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from pipeline.data.arrays import IntArray
 from pipeline.network.layer_kinds import FILTER_BANKS, Side, kind_of
@@ -80,7 +81,8 @@ def find_groups(network: nn.Module, example: Tensor) -> Groups:
     taken: set[tuple[str, Side, int]] = set()
     candidates = []
     order = {name: place for place, (name, _) in enumerate(network.named_modules())}
-    for group in sorted(_traced(network, example, refused), key=lambda g: order[g.name]):
+    traced = _with_slopes_as_constants(network)
+    for group in sorted(_traced(traced, example, refused), key=lambda g: order[g.name]):
         claimed = {
             (member.layer, member.side, int(channel))
             for member in group.members
@@ -154,6 +156,29 @@ def _proven(
         for half in (groups[:middle], groups[middle:])
         for group in _proven(network, half, example, refused)
     ]
+
+
+class _OneSlope(nn.Module):
+    """A PReLU with one slope for all channels, as an element-wise function to Torch-Pruning."""
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("weight", weight)
+
+    def forward(self, values: Tensor) -> Tensor:
+        return functional.prelu(values, self.get_buffer("weight"))
+
+
+def _with_slopes_as_constants(network: nn.Module) -> nn.Module:
+    """A copy in which one slope for all channels is no parameter, so that it couples nothing.
+
+    To Torch-Pruning a PReLU is a layer: all layers whose outputs it reads would be one group.
+    """
+    traced = copy.deepcopy(network)
+    for name, layer in list(traced.named_modules(remove_duplicate=False)):
+        if name and type(layer) is nn.PReLU and layer.num_parameters == 1:
+            traced.set_submodule(name, _OneSlope(layer.weight.detach()))
+    return traced
 
 
 def _traced(network: nn.Module, example: Tensor, refused: dict[str, str]) -> Iterator[Group]:

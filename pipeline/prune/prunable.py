@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from pipeline.network.computed_weights import refuse_computed_weights
 from pipeline.network.costs import Counts, MacsModel, macs_model
 from pipeline.network.groups import Group, fault, find_groups
 from pipeline.network.plan import PruningPlan
@@ -34,8 +35,10 @@ class PrunableNetwork:
 def find_prunable(network: nn.Module, example: Tensor) -> PrunableNetwork:
     """What can be pruned of `network`, in eval mode, found on `example` [n, ...].
 
-    Raises StageError for a network without groups, or one that answers differently each time.
+    Raises StageError for a network without groups, one that answers differently each time, or one
+    with weights that are computed from other tensors.
     """
+    refuse_computed_weights(network)
     _check_repeatable(network, example)
     prunable = inspect_network(network, example)
     if not prunable.groups:
@@ -45,7 +48,11 @@ def find_prunable(network: nn.Module, example: Tensor) -> PrunableNetwork:
 
 
 def inspect_network(network: nn.Module, example: Tensor) -> PrunableNetwork:
-    """The groups of `network`, in eval mode, and its costs; there may be no group at all."""
+    """The groups of `network`, in eval mode, and its costs; there may be no group at all.
+
+    Raises StageError for weights that are computed from other tensors.
+    """
+    refuse_computed_weights(network)
     found = find_groups(network, example)
     model = macs_model(network, example[:1])
     return PrunableNetwork(network, found.groups, found.refused, model, model.total((), {}))

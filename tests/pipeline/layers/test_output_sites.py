@@ -229,6 +229,33 @@ def test_a_number_or_a_tensor_that_is_spread_out_is_no_sum() -> None:
     assert not sites(Skip(lambda x, _: x + torch.ones(3, 1, 1)))["conv"].joins
 
 
+@pytest.mark.parametrize("samples", [1, 2])
+def test_what_is_added_to_every_sample_alike_is_no_sum(samples: int) -> None:
+    network = Skip(lambda x, _: x + torch.ones(1, 3, 8, 8)).eval()
+    assert find_sites(network, torch.randn(samples, 3, 8, 8)) == {"conv": Site("conv", MAP)}
+
+
+class SharedNorm(nn.Module):
+    """x += norm(a(x)) + norm(b(x)), with one batch norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(3, 5, 1), nn.BatchNorm2d(5)
+        self.a, self.b = nn.Conv2d(5, 5, 3, padding=1), nn.Conv2d(5, 5, 3, padding=1)
+        self.fc = nn.Linear(5, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = functional.relu(self.stem(x))
+        x += self.norm(self.a(x)) + self.norm(self.b(x))
+        logits: Tensor = self.fc(functional.relu(x).mean((2, 3)))
+        return logits
+
+
+def test_a_layer_whose_norm_is_shared_counts_before_the_norm_and_the_sum() -> None:
+    found = sites(SharedNorm())
+    assert [found[name] for name in "ab"] == [Site("a", MAP), Site("b", MAP)]
+
+
 @pytest.mark.parametrize("alpha", [2, -1])
 def test_a_sum_of_which_one_side_is_scaled_is_no_sum(alpha: int) -> None:
     found = sites(Skip(lambda x, y: torch.add(x, y, alpha=alpha)))

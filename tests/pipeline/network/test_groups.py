@@ -69,6 +69,44 @@ def test_branches_of_a_concatenation_are_groups_of_their_own_in_one_reader() -> 
     assert flattened.units.tolist() == [channel for channel in range(5) for _ in range(16)]
 
 
+class OnePRelu(nn.Module):
+    """Convolutions of these widths, all with the same PReLU behind them."""
+
+    def __init__(self, slopes: int, widths: tuple[int, int]) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, widths[0], 3, padding=1)
+        self.second = nn.Conv2d(widths[0], widths[1], 3, padding=1)
+        self.act = nn.PReLU(slopes)
+        self.fc = nn.Linear(widths[1], 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.act(self.second(self.act(self.first(x))))
+        logits: Tensor = self.fc(x.mean((2, 3)))
+        return logits
+
+
+@pytest.mark.parametrize("widths", [(8, 8), (6, 12), (12, 6)])
+def test_one_slope_for_all_channels_couples_nothing_and_stays(widths: tuple[int, int]) -> None:
+    network = OnePRelu(1, widths).eval()
+    groups = find_groups(network, EXAMPLE).groups
+    assert [(group.name, group.size) for group in groups] == [
+        ("first", widths[0]),
+        ("second", widths[1]),
+    ]
+    assert members(groups[0]) == {("first", "out"), ("second", "in")}
+    assert members(groups[1]) == {("second", "out"), ("fc", "in")}
+    kept = {group.name: np.arange(2, group.size) for group in groups}
+    plan = make_plan(network, groups, kept)
+    assert fault(network, plan, EXAMPLE) == ""
+    act = apply_plan(network, plan).get_submodule("act")
+    assert torch.equal(act.get_parameter("weight"), network.act.weight)
+
+
+def test_a_slope_for_each_channel_couples_all_layers_that_it_follows() -> None:
+    (group,) = find_groups(OnePRelu(8, (8, 8)).eval(), EXAMPLE).groups
+    assert {("first", "out"), ("second", "out"), ("act", "out"), ("fc", "in")} < members(group)
+
+
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_the_networks_outputs_are_never_in_a_group(kind: type[nn.Module]) -> None:
     network = trained(kind)

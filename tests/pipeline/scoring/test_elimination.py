@@ -227,3 +227,45 @@ def test_moments_that_rounding_has_left_indefinite_are_steadied() -> None:
     found = eliminate([consumer], ridge=1e-6)
     assert sorted(found.order) == [0, 1]
     assert np.isfinite(found.errors).all()
+
+
+class AddedConstant(nn.Module):
+    """A parameter [1, channels] is added to a linear layer's output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.hidden, self.fc = nn.Conv2d(3, 6, 1), nn.Linear(6, 5), nn.Linear(5, 4)
+        self.shift = nn.Parameter(torch.ones(1, 5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.hidden(functional.relu(self.conv(x)).mean((2, 3))) + self.shift
+        logits: Tensor = self.fc(functional.relu(hidden))
+        return logits
+
+
+class SharedNorm(nn.Module):
+    """x += norm(a(x)) + norm(b(x)), with one batch norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 6, 1), nn.BatchNorm2d(6)
+        self.a, self.b = nn.Conv2d(6, 6, 3, padding=1), nn.Conv2d(6, 6, 3, padding=1)
+        self.fc = nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = functional.relu(self.conv(x))
+        x += self.norm(self.a(x)) + self.norm(self.b(x))
+        logits: Tensor = self.fc(functional.relu(x).mean((2, 3)))
+        return logits
+
+
+@pytest.mark.parametrize("kind", [AddedConstant, SharedNorm])
+@pytest.mark.parametrize("samples", [1, 60, 129])
+def test_sums_that_are_no_sums_of_layers_are_ordered_as_well(
+    kind: type[nn.Module], samples: int
+) -> None:
+    network = trained(kind)
+    groups = find_groups(network, images(1)).groups
+    found = eliminations(network, groups, images(samples), 1000)
+    assert "conv" in found
+    assert all(sorted(found[g.name].order) == list(range(g.size)) for g in groups)
