@@ -179,6 +179,7 @@ def release(flow: Flow, store: Store, out: Path) -> Release:
     candidates = [
         Candidate(target, flow.built_dense(target), flow.built(target)) for target in flow.targets
     ]
+    checked = flow.checked()  # before measuring, whose evidence an error here would lose
     for candidate, evidence in measure_all(flow.recipe.measure, flow.dense.task, candidates):
         terms = _terms(candidate, alone=len(candidates) == 1)
         files |= {terms.engine: candidate.shipped.path, terms.dense: candidate.dense.path}
@@ -190,7 +191,6 @@ def release(flow: Flow, store: Store, out: Path) -> Release:
         specs["preprocess.json"] = flow.dense.task.preprocessing
     recovered = flow.recovered()
     repaired = recovered.report() if isinstance(recovered, Recovered) else None
-    checked = flow.checked()
     content = ReportContent(
         found, repaired, checked.report() if checked else None, exported, tuple(store.records)
     )

@@ -1,4 +1,4 @@
-"""The files that a command leaves behind: all of them, or none."""
+"""The files that a command leaves behind, over none that slimgate did not write."""
 
 from collections.abc import Mapping
 from pathlib import Path

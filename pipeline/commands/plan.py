@@ -17,6 +17,7 @@ def planned(recipe: Path, cache: Path | None, as_json: bool) -> str:
     flow.dense.network()  # weights that do not fit it are found now, not by the run
     flow.exported()
     flow.exported_dense()
+    flow.checked()
     for target in flow.targets:
         if flow.is_reachable(target):  # what is built there depends on what is there
             flow.built_dense(target)

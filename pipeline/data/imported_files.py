@@ -4,6 +4,7 @@ import ast
 import os
 import sys
 from collections.abc import Collection, Iterator
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 from pipeline.data.digest import file_digest, value_digest
@@ -46,8 +47,10 @@ def check_imports(path: Path, known: Collection[Path]) -> None:
     trusted = {one.resolve() for one in known}
     for module in list(sys.modules.values()):
         name = getattr(module, "__file__", None)
-        file = Path(name).resolve() if name else None
-        if file is None or not file.is_relative_to(folder) or _is_library(file, folder):
+        if not name or not Path(name).is_absolute():  # torch.ops says "_ops.py", of no folder
+            continue
+        file = Path(name).resolve()
+        if not file.is_relative_to(folder) or _is_library(file, folder):
             continue
         if not trusted & {file, *file.parents}:
             raise ConfigError(
@@ -59,7 +62,8 @@ def check_imports(path: Path, known: Collection[Path]) -> None:
 def _is_library(file: Path, folder: Path) -> bool:
     """Whether it is of an environment that lies inside the folder."""
     inside = file.relative_to(folder).parts
-    return str(file).startswith(NOT_USER_CODE) or any(part[0] == "." for part in inside)
+    libraries = tuple(str(Path(one).resolve()) for one in NOT_USER_CODE if one != "<")
+    return str(file).startswith(libraries) or any(part[0] == "." for part in inside)
 
 
 def _imports(file: Path, folder: Path) -> Iterator[Path]:
@@ -71,12 +75,22 @@ def _imports(file: Path, folder: Path) -> Iterator[Path]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
-                yield from _files_of(folder, alias.name.split("."))
+                parts = alias.name.split(".")
+                if not _is_installed(parts[0], folder):
+                    yield from _files_of(folder, parts)
         elif isinstance(node, ast.ImportFrom):
             base = file.parents[node.level - 1] if node.level else folder
             parts = node.module.split(".") if node.module else []
+            if not node.level and _is_installed(parts[0], folder):
+                continue
             for alias in node.names:
                 yield from _files_of(base, [*parts, alias.name])
+
+
+def _is_installed(name: str, folder: Path) -> bool:
+    """Whether a top-level module is found elsewhere: the folder is the last place to look."""
+    elsewhere = [place for place in sys.path if Path(place or ".").resolve() != folder]
+    return name in sys.stdlib_module_names or PathFinder.find_spec(name, elsewhere) is not None
 
 
 def _files_of(base: Path, parts: list[str]) -> Iterator[Path]:

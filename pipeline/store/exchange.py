@@ -3,6 +3,7 @@
 import ctypes
 import errno
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -19,6 +20,8 @@ def exchange(first: Path, second: Path) -> bool:
     Raises OSError where it can be had, and fails.
     """
     names = os.fsencode(first), os.fsencode(second)
+    if sys.platform not in ("linux", "darwin"):
+        return False
     libc = ctypes.CDLL(None, use_errno=True)
     if sys.platform == "linux" and hasattr(libc, "renameat2"):
         failed = libc.renameat2(AT_FDCWD, names[0], AT_FDCWD, names[1], RENAME_EXCHANGE)
@@ -51,6 +54,7 @@ def take_place(new: Path, folder: Path, aside: Path) -> None:
 
 
 def restore(folder: Path, aside: Path) -> None:
-    """Put back what a killed `take_place` has left aside."""
+    """Put back what a killed `take_place` has left aside, or remove it where the new one stands."""
     if aside.is_dir() and not folder.exists():
         aside.rename(folder)
+    shutil.rmtree(aside, ignore_errors=True)

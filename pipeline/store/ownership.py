@@ -40,7 +40,9 @@ def _stranger(root: Path) -> str:
     if not root.exists():
         return ""
     for entry in sorted(root.iterdir()):
-        if entry.name not in (*FOLDERS, MARK):
+        if entry.name == MARK:  # another run, which began at the same moment, has set it
+            return ""
+        if entry.name not in FOLDERS:
             return entry.name
         others = (one.name for one in entry.iterdir() if not ENTRY.fullmatch(one.name))
         if name := next(others, ""):

@@ -23,7 +23,7 @@ from pipeline.store.manifest import manifest_fault, publish, write_manifest
 from pipeline.store.ownership import ENTRY, claim
 from pipeline.store.runner import StageRecord
 from pipeline.store.stage import In, Out, Stage
-from profiles.errors import ConfigError
+from profiles.errors import ConfigError, StageError
 
 log = logging.getLogger("slimgate")
 
@@ -51,6 +51,11 @@ class Store:
         if not any(record.key == key for record in self.records):
             start = time.perf_counter()
             cached = self._is_whole(done) or not self._make_once(name, stage, source, key)
+            if not cached and not self._is_whole(done):
+                raise StageError(
+                    f"{done}: a damaged result stands there and cannot be removed; remove it by "
+                    "hand, or name another store with --cache"
+                )
             seconds = time.perf_counter() - start
             log.info("%s: %s, %.1f s", name, "cached" if cached else "done", seconds)
             self.records.append(StageRecord(name, key, cached, seconds))

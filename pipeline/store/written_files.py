@@ -35,10 +35,10 @@ def check_not_users(folder: Path, names: Collection[str]) -> None:
 
 
 def put_files(files: Mapping[str, Path], folder: Path) -> None:
-    """Copy the files into `folder` under their names: all of them, or none.
+    """Copy the files into `folder` under their names; on a full disk, none of them.
 
-    Over older files only where slimgate wrote those. Raises ConfigError otherwise, StageError
-    where the disk is full.
+    Over older files only where slimgate wrote those, or where they are the same. Raises
+    ConfigError otherwise, StageError where the disk is full.
     """
     same = {n for n, path in files.items() if is_same(folder / n, path)}
     check_not_users(folder, files.keys() - same)

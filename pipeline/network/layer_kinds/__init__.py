@@ -1,4 +1,4 @@
-"""The table of layer kinds: all that the code knows of torch's layers, one kind a file.
+"""The table of layer kinds: what pruning and repair know of torch's layers, one kind a file.
 
 A kind in `KINDS` is pruned, counted, scored and, where it is a `LinearMap`, repaired.
 """

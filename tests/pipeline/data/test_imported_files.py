@@ -80,6 +80,13 @@ def test_a_module_under_a_computed_name_is_refused_until_it_is_named(project: Pr
     assert project.prune().code == 0
 
 
+def test_a_run_in_the_folder_of_the_files_is_as_any_other(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(project.folder)
+    assert project.prune().code == 0
+
+
 def test_links_to_folders_of_images_are_followed_and_circles_end(tmp_path: Path) -> None:
     write(tmp_path, {"data/train/a/1.png": "one", "elsewhere/2.png": "two"})
     (tmp_path / "data/train/b").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
