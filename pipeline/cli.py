@@ -233,15 +233,15 @@ def _exit_code() -> int:
         code = app(standalone_mode=False)
         sys.stdout.flush()
     except SlimgateError as error:
-        return _told(str(error), error.exit_code)
+        return _print_error(str(error), error.exit_code)
     except Stopped as stopped:
-        return _told("stopped; finished stages are kept", 128 + stopped.args[0])
+        return _print_error("stopped; finished stages are kept", 128 + stopped.args[0])
     except (OSError, SystemExit) as error:  # SystemExit is typer's answer to a closed pipe
         if isinstance(error, OSError) and error.errno not in (errno.EPIPE, errno.ENOSPC):
-            return _told(_bug_report(error), StageError.exit_code)
+            return _print_error(_bug_report(error), StageError.exit_code)
         # What is left in the buffer would fail once more as Python ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return _told(
+        return _print_error(
             "the result could not be printed: is its reader gone, or the disk full?",
             StageError.exit_code,
         )
@@ -249,11 +249,11 @@ def _exit_code() -> int:
         if isinstance(error, UsageError):
             error.show()
             return error.exit_code
-        return _told(_bug_report(error), StageError.exit_code)
+        return _print_error(_bug_report(error), StageError.exit_code)
     return code if isinstance(code, int) else 0
 
 
-def _told(message: str, exit_code: int) -> int:
+def _print_error(message: str, exit_code: int) -> int:
     if os.environ.get("SLIMGATE_DEBUG"):
         traceback.print_exc()
     print(f"slimgate: {message}", file=sys.stderr)

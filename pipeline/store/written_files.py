@@ -37,11 +37,12 @@ def check_not_users(folder: Path, names: Collection[str]) -> None:
 def put_files(files: Mapping[str, Path], folder: Path) -> None:
     """Copy the files into `folder` under their names; on a full disk, none of them.
 
-    Over older files only where slimgate wrote those, or where they are the same. Raises
-    ConfigError otherwise, StageError where the disk is full.
+    Over older files only where slimgate wrote those. A file with the same content is left as it
+    is, and stays a user's where it was one. Raises ConfigError otherwise, StageError where the
+    disk is full.
     """
-    same = {n for n, path in files.items() if is_same(folder / n, path)}
-    check_not_users(folder, files.keys() - same)
+    files = {n: path for n, path in files.items() if not is_same(folder / n, path)}
+    check_not_users(folder, files.keys())
     fresh = {name: folder / f".{name}.slimgate-new" for name in files}
     with disk_faults(folder):
         folder.mkdir(parents=True, exist_ok=True)

@@ -94,6 +94,17 @@ def test_a_kill_between_record_and_files_leaves_what_the_next_run_replaces(
     assert (tmp_path / "out" / "result").read_text() == "result 2"
 
 
+def test_a_users_file_of_the_same_content_stays_the_users(tmp_path: Path) -> None:
+    for name, text in (("1", "result 1"), ("2", "result 2"), ("users", "result 1")):
+        (tmp_path / name).write_text(text)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "users").rename(tmp_path / "out" / "result")
+    put_files({"result": tmp_path / "1"}, tmp_path / "out")
+    with pytest.raises(ConfigError, match="slimgate did not write it"):
+        put_files({"result": tmp_path / "2"}, tmp_path / "out")
+    assert (tmp_path / "out" / "result").read_text() == "result 1"
+
+
 @pytest.mark.parametrize("name", ["thesis.txt", "report.md"])
 def test_a_bundle_with_a_users_file_in_it_is_not_replaced(name: str, measured: Project) -> None:
     (measured.bundle / name).write_text(MINE)
