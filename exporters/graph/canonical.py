@@ -1,6 +1,6 @@
 """One order and one set of names for a graph, whatever order its builder happened to take."""
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 
 import onnx
 
@@ -16,7 +16,8 @@ def canonical(raw: bytes) -> bytes:
     if any(attribute.HasField("g") for node in graph.node for attribute in node.attribute):
         return raw
     known = {value.name for value in (*graph.input, *graph.initializer)} | {""}
-    renamed = {name: name for name in known | {output.name for output in graph.output}}
+    kept = known | {output.name for output in graph.output}
+    renamed = {name: name for name in kept}
     waiting = list(graph.node)
     ordered: list[onnx.NodeProto] = []
     while waiting:
@@ -25,7 +26,7 @@ def canonical(raw: bytes) -> bytes:
             return raw  # not a graph that runs; the runtime's own checks say why
         for node in sorted(ready, key=lambda node: _signature(node, renamed)):
             for place, name in enumerate(node.output):
-                renamed.setdefault(name, f"value_{len(ordered)}_{place}")
+                renamed.setdefault(name, _free(f"value_{len(ordered)}_{place}", kept))
             known.update(node.output)
             ordered.append(_renamed(node, renamed, len(ordered)))
         waiting = [node for node in waiting if not all(name in known for name in node.output)]
@@ -34,6 +35,13 @@ def canonical(raw: bytes) -> bytes:
     del graph.value_info[:]
     result: bytes = model.SerializeToString(deterministic=True)
     return result
+
+
+def _free(name: str, kept: Set[str]) -> str:
+    """The name, or a longer one: what was folded into a weight may bear it since an earlier pass."""
+    while name in kept:
+        name += "_"
+    return name
 
 
 def _signature(node: onnx.NodeProto, renamed: dict[str, str]) -> tuple[str, Sequence[str], bytes]:

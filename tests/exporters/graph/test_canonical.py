@@ -53,3 +53,16 @@ def test_a_different_graph_stays_different() -> None:
     model = onnx.ModelProto.FromString(raw)
     model.graph.node[3].op_type = "Tanh"
     assert canonical(model.SerializeToString()) != canonical(raw)
+
+
+def test_a_weight_that_bears_a_name_of_an_earlier_pass_stays_the_only_one_of_it() -> None:
+    """Folding constants turns a value into a weight, and the weight keeps the value's name."""
+    raw = branches([0, 1, 2, 3, 4], ["a", "b", "c", "d"])
+    model = onnx.ModelProto.FromString(raw)
+    first = onnx.ModelProto.FromString(canonical(raw)).graph.node[0].output[0]
+    model.graph.initializer[0].name = first
+    model.graph.node[0].input[1] = first
+    found = canonical(model.SerializeToString())
+    onnx.checker.check_model(onnx.ModelProto.FromString(found), full_check=True)
+    x = np.array([[-3.0, 0.5, 4.0]], np.float32)
+    assert np.array_equal(plain_network(found)(x), plain_network(raw)(x))
