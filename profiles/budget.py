@@ -16,6 +16,8 @@ class Budget(Spec):
     """
 
     top1_drop: Annotated[NonNegativeFloat, Field(lt=1)] | None = None
+    top1_min: Annotated[PositiveFloat, Field(le=1)] | None = None
+    """At least this mean of the task's metric, on the engine that ships."""
     parity_error: PositiveFloat | None = None
     """Largest relative difference of the engine's outputs from its network's."""
     macs: PositiveInt | None = None
@@ -39,7 +41,7 @@ class Budget(Spec):
     steady_memory_mib: PositiveFloat | None = None
     """Resident memory that loading and a few calls leave added to a process."""
     throughput_per_s: PositiveFloat | None = None
-    """At least so many samples a second, back to back: the one limit that is a minimum."""
+    """At least so many samples a second, back to back."""
     energy_mj: PositiveFloat | None = None
     """Of one call, as the machine counts it: RAPL's packages, a Jetson's input rail."""
 

@@ -17,7 +17,7 @@ from profiles.measurement import (
     throughput_per_s,
     wall_ms,
 )
-from profiles.statistics import Interval, exact, median_bounds
+from profiles.statistics import Interval, exact, median_bounds, score_bounds
 
 
 @dataclass(frozen=True)
@@ -63,11 +63,6 @@ def figures_of(samples: EngineSamples) -> dict[str, float]:
     return {name: figure.estimate(samples).measured for name, figure in FIGURES.items()}
 
 
-def _mean_score(samples: EngineSamples) -> Interval:
-    scores = samples.engine.scores
-    return exact(float(np.mean(scores)) if scores else math.nan)
-
-
 def _steady_mib(samples: EngineSamples) -> Interval:
     added = [run.steady_mib - run.baseline_mib for run in samples.engine.starts]
     bounds = median_bounds(added)
@@ -77,7 +72,7 @@ def _steady_mib(samples: EngineSamples) -> Interval:
 FIGURES: Mapping[str, Figure] = {
     figure.name: figure
     for figure in (
-        Figure("top1", "top-1", _mean_score, decimals=4),
+        Figure("top1", "top-1", lambda s: score_bounds(s.engine.scores), decimals=4),
         Figure("macs", "MMACs (1 MAC = 2 FLOPs)", lambda s: exact(s.engine.macs), scale=1e-6),
         Figure("flops", "MFLOPs", lambda s: exact(2 * s.engine.macs), scale=1e-6),
         Figure("parameters", "parameters", lambda s: exact(s.engine.parameters), decimals=0),

@@ -20,12 +20,14 @@ from profiles.measurement import (
     top1_drop,
 )
 from profiles.requirements import (
+    BETTER_THAN_CHANCE,
     CLOCK_TIME,
     ENERGY,
     MEMORY,
     MEMORY_OF_BOTH,
     NO_SAMPLES,
     P95_IN_EACH_PROCESS,
+    SCORES,
     START_TIME,
     STEADY_MEMORY,
     WALL_TIME,
@@ -33,7 +35,7 @@ from profiles.requirements import (
     percentile_of_calls,
     percentile_of_frames,
 )
-from profiles.statistics import Interval, exact
+from profiles.statistics import Interval, exact, score_bounds
 
 Estimate = Callable[[Measurement], Interval]
 
@@ -129,7 +131,14 @@ def _peak_memory_ratio(measurement: Measurement) -> Interval:
 LIMITS: Mapping[str, Limit] = {
     limit.name: limit
     for limit in (
-        Limit("top1_drop", "Loss of accuracy", top1_drop),
+        Limit("top1_drop", "Loss of accuracy", top1_drop, requirement=BETTER_THAN_CHANCE),
+        Limit(
+            "top1_min",
+            "Accuracy",
+            lambda m: score_bounds(m.shipped.scores),
+            requirement=SCORES,
+            is_minimum=True,
+        ),
         Limit(
             "parity_error",
             "Engine's difference from its network",

@@ -1,10 +1,12 @@
 """Requirements: what the samples behind a figure must be, or the figure counts for nothing."""
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from profiles.measurement import Clock, LatencyRun, Measurement, StartRun, time_ratio
+from profiles.statistics import are_counts, score_bounds
 
 MIN_PROCESSES = 5
 """The fewest processes that bound a median: see `profiles.statistics.median_bounds`."""
@@ -181,6 +183,34 @@ def _memory_of_starts_fault(starts: Sequence[StartRun]) -> str:
     return "" if grew else "a peak below its own baseline; measure again"
 
 
+def _scores_fault(measurement: Measurement) -> str:
+    dense, shipped = measurement.dense, measurement.shipped
+    same = dense.samples_sha256 == shipped.samples_sha256
+    if same and len(dense.scores) == len(shipped.scores) > 0:
+        return ""
+    return "scores are missing, or of other samples than the dense network's; measure again"
+
+
+def _chance_fault(measurement: Measurement) -> str:
+    """Whether the dense network is not shown to answer better than a constant would.
+
+    Only of scores of 0 and 1 for samples of known class can it be told.
+    """
+    labels, scores = measurement.labels, measurement.dense.scores
+    if not labels or len(labels) != len(scores) or not are_counts(scores):
+        return ""
+    commonest = max(Counter(labels).values()) / len(labels)
+    score = score_bounds(scores)
+    if score.lower > commonest:
+        return ""
+    return (
+        f"the dense network scores {score.measured:.4g} [{score.lower:.4g}, {score.upper:.4g}], "
+        f"which does not show it to be better than always answering the commonest class "
+        f"({commonest:.4g}): check its weights, the labels and the preprocessing, or take more "
+        "validation samples"
+    )
+
+
 NO_SAMPLES = Requirement(lambda _: "")
 """Of figures that are counted, or whose bounds say by themselves how much the samples tell."""
 WALL_TIME = Requirement(_wall_time_fault)
@@ -190,6 +220,9 @@ CLOCK_TIME = Requirement(_clock_time_fault)
 P95_IN_EACH_PROCESS = Requirement(_p95_in_each_process_fault, calls_per_process=MIN_SAMPLES[95])
 """Of ratios of 95th percentiles, which are taken inside each process."""
 ENERGY = Requirement(_energy_fault)
+SCORES = Requirement(_scores_fault)
+BETTER_THAN_CHANCE = Requirement(_chance_fault)
+"""Of losses against the dense network: one that knows nothing has nothing to lose."""
 START_TIME = Requirement(_start_time_fault)
 """Of wall times of starts; whether the machine was crowded is told by the timed processes."""
 MEMORY = Requirement(_memory_fault)

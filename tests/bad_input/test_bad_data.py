@@ -267,3 +267,11 @@ def test_more_class_names_than_outputs_are_told_by_the_label(project: Project) -
     (project.folder / "classes.txt").write_text("aaa\nant\nbee\ncat\ndog\n")
     project.recipe(task={"data": "images", "class_names": "classes.txt"})
     project.refuses(2, "label 4 is out of range: the network has 4 outputs")
+
+
+def test_labels_of_other_images_never_pass_as_a_loss_of_nothing(project: Project) -> None:
+    """A dense network that answers everything wrong loses nothing by pruning."""
+    project.put(train_y=(np.arange(64) + 1) % 4, val_y=(np.arange(32) + 1) % 4)
+    found = project.slimgate("run", project.recipe())
+    assert found.code == 6, found.err
+    assert "better than always answering the commonest class (0.25)" in found.out

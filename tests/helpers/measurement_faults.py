@@ -40,7 +40,7 @@ def at_limit(case: Case, metric: str) -> Case:
 def over(case: Case, metric: str) -> Case:
     found = LIMITS[metric].estimate(measurement())
     if LIMITS[metric].is_minimum:
-        return case.limited(metric, 1.1 * found.upper)
+        return case.limited(metric, 1.05 * found.upper)
     return case.limited(metric, found.lower - 1 if metric in WHOLE else 0.9 * found.lower)
 
 
@@ -210,7 +210,7 @@ def kinds_of(metric: str) -> tuple[str, ...]:
         return ("timed", *crowd, *more, *(("counted energy",) if metric == "energy_mj" else ()))
     if metric == "first_inference_ms":
         return ("started", "by wall")
-    kinds = {"top1_drop": "scored", "steady_memory_mib": "steady"}
+    kinds = {"top1_drop": "scored", "top1_min": "scored", "steady_memory_mib": "steady"}
     return (kinds.get(metric, "weighed"),)
 
 

@@ -143,7 +143,7 @@ def test_a_budget_holds_the_limits_that_are_set(tmp_path: Path) -> None:
 
 
 def test_a_budget_without_any_limit_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="at least one of: top1_drop, parity_error, macs"):
+    with pytest.raises(ConfigError, match="at least one of: top1_drop, top1_min, parity_error"):
         budget(tmp_path, "")
 
 

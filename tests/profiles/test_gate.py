@@ -65,6 +65,7 @@ def test_the_figures_are_those_known_by_hand() -> None:
     assert figures == pytest.approx(
         {
             "top1_drop": 0.1,
+            "top1_min": 0.9,
             "parity_error": 1e-6,
             "macs": 500,
             "macs_ratio": 0.5,
@@ -106,6 +107,44 @@ def test_a_figure_surely_over_its_limit_fails(metric: str) -> None:
     check = over(loose(metric), metric).check()
     word = "short by" if LIMITS[metric].is_minimum else "over by"
     assert (check.status, check.reason[: len(word)]) == ("fail", word)
+
+
+# Of 400 samples in two equal classes; the exact 95 % bound is above one half from 217 on.
+@pytest.mark.parametrize(("right", "status"), [(400, "pass"), (217, "pass"), (216, "inconclusive")])
+def test_a_dense_network_that_may_be_guessing_has_nothing_to_lose(
+    right: int, status: Status
+) -> None:
+    scores = (1.0,) * right + (0.0,) * (400 - right)
+    case = loose("top1_drop").scored(scores)
+    dense = case.measurement.dense.model_copy(update={"scores": scores})
+    found = replace(case, measurement=case.measurement.model_copy(update={"dense": dense})).check()
+    assert (found.status, found.measured) == (status, 0)
+    assert found.reason.count("always answering the commonest class (0.5)") == (right == 216)
+
+
+def test_a_network_that_answers_the_commonest_class_alone_is_no_better_than_chance() -> None:
+    case = loose("top1_drop")
+    labels = (0,) * 300 + (1,) * 100
+    found = case.measurement.model_copy(
+        update={
+            "labels": labels,
+            "dense": case.measurement.dense.model_copy(
+                update={"scores": tuple(float(label == 0) for label in labels)}
+            ),
+        }
+    )
+    check = replace(case, measurement=found).check()
+    assert check.status == "inconclusive"
+    assert "commonest class (0.75)" in check.reason
+
+
+def test_the_least_accuracy_is_held_to_its_exact_lower_bound() -> None:
+    """360 of 400: Clopper and Pearson's 95 % lower bound is 0.8718."""
+    found = loose("top1_min").limited("top1_min", 0.871).check()
+    assert (found.status, found.measured) == ("pass", 0.9)
+    assert found.lower == pytest.approx(0.8718, abs=1e-4)
+    assert loose("top1_min").limited("top1_min", 0.872).check().status == "inconclusive"
+    assert loose("top1_min").limited("top1_min", 0.95).check().status == "fail"
 
 
 @pytest.mark.parametrize("metric", ["top1_drop", "peak_memory_mib"])
