@@ -34,8 +34,8 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Project:
         arrays |= {f"{split}_x": images, f"{split}_y": labels}
     np.savez(folder / "data.npz", allow_pickle=False, **arrays)
     network = runpy.run_path(str(folder / "net.py"))["network"]()
-    images = torch.from_numpy((arrays["train_x"][:, None] / 255 - 0.5) / 0.25).float()
-    solve_head(network, images, torch.from_numpy(arrays["train_y"]))
+    train = torch.from_numpy(arrays["train_x"]), torch.from_numpy(arrays["train_y"])
+    solve_head(network, (train[0][:, None] / 255 - 0.5) / 0.25, train[1])
     write_weights(network, folder / "weights.safetensors")
     project = Project(folder)
     project.recipe()

@@ -38,7 +38,7 @@ def canonical(raw: bytes) -> bytes:
 
 
 def _free(name: str, kept: Set[str]) -> str:
-    """The name, or a longer one: what was folded into a weight may bear it since an earlier pass."""
+    """The name, or a longer one: a weight that was folded after an earlier pass may bear it."""
     while name in kept:
         name += "_"
     return name
