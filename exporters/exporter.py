@@ -119,22 +119,33 @@ class Exporter(EngineOptions, ABC):
 
 @dataclass(frozen=True)
 class PreparedModel:
-    """A model ready for `build_engine` of a runtime's module in `exporters.board.sessions`."""
+    """The ONNX model at the precision that an engine is to have, from which it is built."""
 
     model: bytes
-    """A serialised ONNX model at the precision that the engine is to have."""
+    """Serialised, its precision written into it. The engine is held to it, and it to fp32."""
     remarks: tuple[str, ...]
 
 
-class HostFittedExporter(Exporter):
-    """A runtime whose engines are fitted to the machine that builds them, unless `portable`.
-
-    Its module in `exporters.board.sessions` builds them, so that boards can build their own.
-    """
+class OnnxExporter(Exporter):
+    """A runtime whose engines are built from ONNX."""
 
     @abstractmethod
     def prepare(self, source: Source) -> PreparedModel:
         """The model an engine is built from. Needs onnx, and not the runtime."""
+
+    @abstractmethod
+    def build_prepared(self, prepared: PreparedModel, engine: Path) -> BuildFacts:
+        """Write the engine, one file. Raises StageError with the runtime's words."""
+
+    def build(self, source: Source, engine: Path) -> BuildFacts:
+        return self.build_prepared(self.prepare(source), engine)
+
+
+class HostFittedExporter(OnnxExporter):
+    """A runtime whose engines are fitted to the machine that builds them, unless `portable`.
+
+    Its module in `exporters.board.sessions` builds them, so that boards can build their own.
+    """
 
 
 def runtime_names() -> tuple[str, ...]:
@@ -184,6 +195,11 @@ def resolved_device(device: DeviceProfile) -> DeviceProfile:
     if device.engine not in runtime_names():
         return device
     return device.model_copy(update={"gpu": device.gpu or exporter_class(device.engine).ON_GPU})
+
+
+def integer_layers(integer: int, weighted: int) -> str:
+    """The remark on an int8 engine that computes so many layers in integers."""
+    return f"{integer} of {weighted} layers with weights are computed in integers"
 
 
 def call_one(session: Session, batch: FloatArray) -> FloatArray:

@@ -1,5 +1,6 @@
 """Numerical agreement of two versions of one network on the same inputs."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
@@ -7,6 +8,7 @@ import numpy as np
 from pydantic import NonNegativeFloat, NonNegativeInt
 
 from exporters.arrays import FloatArray
+from exporters.columns import worst_column
 from profiles.device import Precision
 from profiles.errors import StageError
 from profiles.spec import Spec
@@ -20,22 +22,25 @@ class Tolerance:
 
     error: float
     """The largest `Parity.error`."""
+    column_error: float
+    """The largest `Parity.column_error`."""
     top1_agreement: float
     """The least `Parity.top1_agreement`."""
 
 
 TOLERANCES: Mapping[Precision, Tolerance] = {
-    "fp32": Tolerance(1e-4, 0.98),
-    "fp16": Tolerance(1e-2, 0.98),
-    "int8": Tolerance(0.5, 0.9),
+    "fp32": Tolerance(1e-4, 1e-3, 0.98),
+    "fp16": Tolerance(5e-2, 0.1, 0.98),
+    "int8": Tolerance(1.0, 0.7, 0.9),
 }
 """The tolerances on images, by precision. An int8 engine is near, not equal: of a few dozen images
-two or three may change, and what it loses on all of them the gate's accuracy says.
+two or three may change, and what it loses on all of them the gate's accuracy says. Of 1,000 columns
+of MobileNetV2 the worst is off by 0.36 at int8 and by 0.014 at fp16; one that is lost, by 1.
 """
 NOISE_TOLERANCES: Mapping[Precision, Tolerance] = {
-    "fp32": Tolerance(5e-4, 0.98),
-    "fp16": Tolerance(1e-1, 0.98),
-    "int8": Tolerance(2.5, 0.0),
+    "fp32": Tolerance(5e-4, 1e-2, 0.98),
+    "fp16": Tolerance(1e-1, 0.5, 0.98),
+    "int8": Tolerance(2.5, math.inf, 0.0),
 }
 """The tolerances on noise and edge inputs, where networks amplify rounding, and for which int8
 has no ranges.
@@ -47,14 +52,18 @@ outputs.
 
 
 class Parity(Spec):
-    """The worst figures over all inputs; `error` is the one that is judged."""
+    """The worst figures over all inputs."""
 
     max_abs: NonNegativeFloat
     error: NonNegativeFloat
-    """The judged difference: max_abs / max(1, largest absolute output of the reference).
+    """max_abs / max(1, largest absolute output of the reference).
 
     Below outputs of 0.1 the divisor is 10 times the largest: near zero any two networks agree.
     """
+    column_error: NonNegativeFloat
+    """The worst column's root mean square difference over its own standard deviation."""
+    worst_column: str
+    """The column of the outputs that is off most."""
     top1_agreement: NonNegativeFloat
     """The part of the decided inputs with the same first class; 1 where none is decided."""
     decided: NonNegativeInt
@@ -86,10 +95,13 @@ def compare(reference: Network, candidate: Network, feeds: Iterable[FloatArray])
         raise StageError("the network answers the same for every input: are its weights loaded?")
     max_abs = float(np.abs(want.astype(np.float64) - got).max())
     largest = float(np.abs(want).max())
+    worst = worst_column(want, got)
     agrees, decided = _top1(want.reshape(len(want), -1), got.reshape(len(got), -1))
     return Parity(
         max_abs=max_abs,
         error=max_abs / min(max(1.0, largest), 10 * largest),
+        column_error=worst.error,
+        worst_column=worst.column,
         top1_agreement=agrees,
         decided=decided,
         inputs=len(want),
@@ -104,13 +116,14 @@ def require(
 ) -> Parity:
     """`parity` itself when within the tolerance; raises StageError naming the step otherwise."""
     allowed = tolerances[precision]
-    near = parity.error <= allowed.error and parity.top1_agreement >= allowed.top1_agreement
-    if not near:
+    near = parity.error <= allowed.error and parity.column_error <= allowed.column_error
+    if not (near and parity.top1_agreement >= allowed.top1_agreement):
         raise StageError(
             f"{step} changed the network: largest relative difference {parity.error:.2e}, "
-            f"allowed {allowed.error:.0e} at {precision}; the same first class on "
-            f"{parity.top1_agreement:.1%} of {parity.decided} decided inputs, "
-            f"allowed {allowed.top1_agreement:.0%}"
+            f"allowed {allowed.error:.0e} at {precision}; {parity.worst_column} off by "
+            f"{parity.column_error:.2g} of its spread, allowed {allowed.column_error:g}; "
+            f"the same first class on {parity.top1_agreement:.1%} of {parity.decided} decided "
+            f"inputs, allowed {allowed.top1_agreement:.0%}"
         )
     return parity
 

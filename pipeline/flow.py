@@ -18,6 +18,7 @@ from pipeline.report.html import page
 from pipeline.report.text import markdown
 from pipeline.stages.build import Build
 from pipeline.stages.build_there import BuildThere
+from pipeline.stages.engine_stage import EngineStage
 from pipeline.store.artifacts import Checked, Checkpoint, Engine, OnnxModel, Pruned, Recovered
 from pipeline.store.runner import Runner
 from pipeline.store.stage import Stage
@@ -74,15 +75,15 @@ class Flow:
 
     def built(self, target: ResolvedTarget) -> Engine:
         where, build = self._build(target)
-        return self.runner.run(f"build{where}", build, self.exported())
+        return self._engine(f"build{where}", build, self.exported())
 
     def built_by(self, build: Build) -> Engine:
         """The engine of any runtime, whatever the target's own is."""
-        return self.runner.run("build", build, self.exported())
+        return self._engine("build", build, self.exported())
 
     def built_dense(self, target: ResolvedTarget) -> Engine:
         where, build = self._build(target)
-        return self.runner.run(f"build dense{where}", build, self.exported_dense())
+        return self._engine(f"build dense{where}", build, self.exported_dense())
 
     def host(self, target: ResolvedTarget) -> Host:
         """The target's machine. Raises DeviceError where it did not answer."""
@@ -109,7 +110,13 @@ class Flow:
             if warning
         ]
 
-    def _build(self, target: ResolvedTarget) -> tuple[str, Stage[OnnxModel, Engine]]:
+    def _engine(self, name: str, build: EngineStage, model: OnnxModel) -> Engine:
+        """The engine; below fp32 only of a runtime that is right on this model at fp32."""
+        if full := build.at_fp32():
+            self.runner.run(f"{name} at fp32", full, model)
+        return self.runner.run(name, build, model)
+
+    def _build(self, target: ResolvedTarget) -> tuple[str, EngineStage]:
         """Where and how: on the device itself if engines are fitted to what builds them."""
         engine, options = target.device.engine, target.device.options()
         if (

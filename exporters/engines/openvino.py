@@ -6,18 +6,32 @@ from typing import TYPE_CHECKING, ClassVar
 
 from exporters.board.archive import pack
 from exporters.board.library_calls import library_errors_as
-from exporters.exporter import BuildFacts, Exporter, Int8Format, Source
+from exporters.exporter import (
+    BuildFacts,
+    Int8Format,
+    OnnxExporter,
+    PreparedModel,
+    Source,
+    integer_layers,
+)
 from profiles.device import Precision
 from profiles.errors import DeviceError, MissingExtra, StageError
 from profiles.machine.facts import versions
 
 if TYPE_CHECKING:
+    from openvino import CompiledModel
+
     from exporters.board.sessions.openvino import OpenVinoSession
 
 INT8 = Int8Format(unsigned_activations=True, quantised_bias=False)
 
+WEIGHTED = ("Convolution", "Deconvolution", "FullyConnected", "MatMul")
+"""OpenVINO's kinds of kernels that compute a layer with weights."""
+INTEGER = ("u8", "i8")
+"""The precisions of kernels that compute in integers."""
 
-class OpenVino(Exporter):
+
+class OpenVino(OnnxExporter):
     """OpenVINO, CPU device, one stream; the engine's types are those of the computation."""
 
     suffix: ClassVar[str] = ".openvino.zip"
@@ -31,17 +45,22 @@ class OpenVino(Exporter):
         except ImportError as error:
             raise MissingExtra("openvino", "openvino") from error
 
-    def build(self, source: Source, engine: Path) -> BuildFacts:
-        from exporters.board.sessions.openvino import GRAPH, WEIGHTS, compiled
-
+    def prepare(self, source: Source) -> PreparedModel:
         # This needs onnx, which running does not.
         from exporters.graph.precision import at_precision
 
-        model, remarks = at_precision(source, self.precision, INT8)
-        with library_errors_as(StageError, f"OpenVINO cannot build {source.model.name}"):
-            graph, weights = _converted(model.SerializeToString())
-            compiled(graph, weights, self.threads)  # an op may be read and yet have no kernel
+        return at_precision(source, self.precision, INT8)
+
+    def build_prepared(self, prepared: PreparedModel, engine: Path) -> BuildFacts:
+        from exporters.board.sessions.openvino import GRAPH, WEIGHTS, compiled
+
+        with library_errors_as(StageError, f"OpenVINO cannot build {engine.name}"):
+            graph, weights = _converted(prepared.model)
+            # An op may be read and yet have no kernel.
+            running = compiled(graph, weights, self.threads)
+            counted = _integer_layers(running) if self.precision == "int8" else ()
         engine.write_bytes(pack({GRAPH: graph, WEIGHTS: weights}))
+        remarks = (*prepared.remarks, *counted)
         return BuildFacts(weights_bytes=len(weights), remarks=remarks)
 
     def open(self, engine: Path) -> "OpenVinoSession":
@@ -76,3 +95,14 @@ def _converted(model: bytes) -> tuple[bytes, bytes]:
         # It saves weights as fp16 unless it is told not to.
         openvino.save_model(network, str(path), compress_to_fp16=False)
         return path.read_bytes(), path.with_name(WEIGHTS).read_bytes()
+
+
+def _integer_layers(running: "CompiledModel") -> tuple[str]:
+    """How many of the layers with weights OpenVINO computes in integers, as a remark."""
+    facts = [node.get_rt_info() for node in running.get_runtime_model().get_ordered_ops()]
+    kinds = [
+        one["runtimePrecision"].astype(str)
+        for one in facts
+        if one["layerType"].astype(str) in WEIGHTED
+    ]
+    return (integer_layers(sum(kind in INTEGER for kind in kinds), len(kinds)),)

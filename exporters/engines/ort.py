@@ -2,11 +2,19 @@
 unless it is to be portable.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from exporters.board.library_calls import library_errors_as
-from exporters.exporter import BuildFacts, HostFittedExporter, Int8Format, PreparedModel, Source
+from exporters.exporter import (
+    BuildFacts,
+    HostFittedExporter,
+    Int8Format,
+    PreparedModel,
+    Source,
+    integer_layers,
+)
 from profiles.device import Precision
 from profiles.errors import DeviceError, MissingExtra, StageError
 from profiles.machine.facts import cpu_name, versions
@@ -15,6 +23,11 @@ if TYPE_CHECKING:
     from exporters.board.sessions.ort import OrtSession
 
 INT8 = Int8Format(unsigned_activations=True, quantised_bias=True)
+
+INTEGER = ("QLinearConv", "QLinearMatMul", "QGemm", "ConvInteger", "MatMulInteger")
+"""ONNX Runtime's operators that compute a layer with weights in integers."""
+WEIGHTED = ("Conv", "MatMul", "Gemm")
+"""Parts of the names of all its operators that compute a layer with weights."""
 
 
 class Ort(HostFittedExporter):
@@ -37,21 +50,23 @@ class Ort(HostFittedExporter):
         # This needs onnx, which running does not.
         from exporters.graph.precision import at_precision
 
-        model, remarks = at_precision(source, self.precision, INT8)
-        if self.precision == "fp16":
-            remarks = (*remarks, "ONNX Runtime has no fp16 kernels for CPUs: computed at fp32")
-        return PreparedModel(model.SerializeToString(), remarks)
+        found = at_precision(source, self.precision, INT8)
+        if self.precision != "fp16":
+            return found
+        remark = "ONNX Runtime has no fp16 kernels for CPUs: computed at fp32"
+        return replace(found, remarks=(*found.remarks, remark))
 
-    def build(self, source: Source, engine: Path) -> BuildFacts:
+    def build_prepared(self, prepared: PreparedModel, engine: Path) -> BuildFacts:
         from exporters.board.sessions.ort import build_engine
         from exporters.graph.canonical import canonical
 
-        prepared = self.prepare(source)
-        with library_errors_as(StageError, f"ONNX Runtime cannot build {source.model.name}"):
+        with library_errors_as(StageError, f"ONNX Runtime cannot build {engine.name}"):
             build_engine(prepared.model, str(engine), self)
         # ONNX Runtime orders and names the nodes it adds anew in every process.
-        engine.write_bytes(canonical(engine.read_bytes()))
-        return BuildFacts(remarks=prepared.remarks)
+        content = canonical(engine.read_bytes())
+        engine.write_bytes(content)
+        counted = _integer_layers(content) if self.precision == "int8" else ()
+        return BuildFacts(remarks=(*prepared.remarks, *counted))
 
     def open(self, engine: Path) -> "OrtSession":
         from exporters.board.sessions.ort import open_engine
@@ -67,3 +82,13 @@ class Ort(HostFittedExporter):
     def environment(self) -> dict[str, str]:
         found = versions(("onnxruntime",))
         return found if self.portable else {**found, "cpu": cpu_name()}
+
+
+def _integer_layers(engine: bytes) -> tuple[str]:
+    """How many of the layers with weights ONNX Runtime fused with their Q and DQ, as a remark."""
+    import onnx
+
+    operators = [node.op_type for node in onnx.ModelProto.FromString(engine).graph.node]
+    integer = sum(operator in INTEGER for operator in operators)
+    other = sum(any(kind in operator for kind in WEIGHTED) for operator in operators) - integer
+    return (integer_layers(integer, integer + other),)

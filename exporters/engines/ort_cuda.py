@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from exporters.board.library_calls import library_errors_as
-from exporters.exporter import BuildFacts, Exporter, Int8Format, Source
+from exporters.exporter import BuildFacts, Int8Format, OnnxExporter, PreparedModel, Source
 from profiles.device import Precision
 from profiles.errors import DeviceError, MissingExtra
 from profiles.machine.facts import versions
@@ -18,7 +18,7 @@ PROVIDER = "CUDAExecutionProvider"
 INT8 = Int8Format(unsigned_activations=False, quantised_bias=False)
 
 
-class OrtCuda(Exporter):
+class OrtCuda(OnnxExporter):
     """The CUDA provider for every node: none falls back to the CPU."""
 
     suffix: ClassVar[str] = ".cuda.onnx"
@@ -33,13 +33,15 @@ class OrtCuda(Exporter):
         except ImportError as error:
             raise MissingExtra("onnxruntime", "ort") from error
 
-    def build(self, source: Source, engine: Path) -> BuildFacts:
+    def prepare(self, source: Source) -> PreparedModel:
         # This needs onnx, which running does not.
         from exporters.graph.precision import at_precision
 
-        model, remarks = at_precision(source, self.precision, INT8)
-        engine.write_bytes(model.SerializeToString(deterministic=True))
-        return BuildFacts(remarks=remarks)
+        return at_precision(source, self.precision, INT8)
+
+    def build_prepared(self, prepared: PreparedModel, engine: Path) -> BuildFacts:
+        engine.write_bytes(prepared.model)
+        return BuildFacts(remarks=prepared.remarks)
 
     def open(self, engine: Path) -> "OrtSession":
         import onnxruntime

@@ -39,14 +39,12 @@ class Trt(HostFittedExporter):
         # This needs onnx, which running does not.
         from exporters.graph.precision import at_precision
 
-        model, remarks = at_precision(source, self.precision, INT8)
-        return PreparedModel(model.SerializeToString(), remarks)
+        return at_precision(source, self.precision, INT8)
 
-    def build(self, source: Source, engine: Path) -> BuildFacts:
+    def build_prepared(self, prepared: PreparedModel, engine: Path) -> BuildFacts:
         from exporters.board.sessions.trt import build_engine
 
-        prepared = self.prepare(source)
-        with library_errors_as(StageError, f"TensorRT cannot build {source.model.name}"):
+        with library_errors_as(StageError, f"TensorRT cannot build {engine.name}"):
             facts = build_engine(prepared.model, str(engine), self)
         return BuildFacts(**facts, remarks=prepared.remarks)
 

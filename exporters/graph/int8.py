@@ -18,6 +18,7 @@ from onnxruntime.quantization import (
 
 from exporters.arrays import FloatArray
 from exporters.board.library_calls import silenced
+from exporters.columns import mean_squared_column_error
 from exporters.exporter import Int8Format
 from exporters.graph.reference import plain_network
 from profiles.errors import StageError
@@ -34,6 +35,8 @@ METHODS = {
 ENDS_GAIN = 0.9
 """The first and the last layer stay fp32 if that leaves less than this part of the error."""
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+FUSED = ("Relu", "Clip")
+"""Activations that integer kernels of layers with weights compute themselves."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,8 @@ class Quantised:
     model: onnx.ModelProto
     method: str
     error: float
-    """The mean squared error over the variance of the outputs, on inputs that gave no range."""
+    """The squared error over the variance, mean of all output columns, on inputs that gave no
+    range."""
 
 
 class _Reader(CalibrationDataReader):  # type: ignore[misc]
@@ -61,28 +65,31 @@ class _Reader(CalibrationDataReader):  # type: ignore[misc]
 def to_int8(model: onnx.ModelProto, calibration: FloatArray, int8_format: Int8Format) -> Quantised:
     """Quantise weights per channel and activations per tensor.
 
-    Ranges come from half of `calibration` [n, ...] by minimum and maximum, percentile and
-    entropy; the other half chooses among them, and whether the first and the last layer with
-    weights stay at fp32. Raises StageError for too few inputs and when nothing works.
+    What follows the last layers with weights stays fp32: there outputs of several kinds may be
+    joined, and one range would serve all of them. Ranges come from half of `calibration` [n, ...]
+    by minimum and maximum, percentile and entropy; the other half chooses among them, and whether
+    the first and the last layer with weights stay at fp32. Raises StageError for too few inputs
+    and when nothing works.
     """
     if len(calibration) < FEWEST:
         raise StageError(f"{len(calibration)} calibration inputs, at least {FEWEST} needed")
     fitted, held = calibration[::2], calibration[1::2]
     reference = plain_network(model.SerializeToString())
     wanted = np.concatenate([reference(held[i : i + 1]) for i in range(len(held))])
-    variance = float(wanted.var()) or 1.0
+    named = _with_names(model)
+    tail = _after_weights(named.graph)
 
-    def tried(method: str, excluded: Sequence[str]) -> Quantised:
-        found = _quantised(model, fitted, METHODS[method], excluded, int8_format)
+    def tried(method: str, ends: Sequence[str]) -> Quantised:
+        found = _quantised(named, fitted, METHODS[method], [*tail, *ends], int8_format)
         network = plain_network(found.SerializeToString())
         got = np.concatenate([network(held[i : i + 1]) for i in range(len(held))])
-        error = float(np.square(got.astype(np.float64) - wanted).mean()) / variance
-        name = f"{method}, first and last layer fp32" if excluded else method
-        log.info("  int8 by %s: relative error %.4f", name, error)
+        error = mean_squared_column_error(wanted, got)
+        name = f"{method}, first and last layer fp32" if ends else method
+        log.info("  int8 by %s: relative error %.2g", name, error)
         return Quantised(found, name, error)
 
     best = min((tried(method, ()) for method in METHODS), key=_error)
-    weighted = [node.name for node in model.graph.node if node.op_type in WEIGHTED]
+    weighted = [node.name for node in named.graph.node if node.op_type in WEIGHTED]
     ends = list(dict.fromkeys([*weighted[:1], *weighted[-1:]]))
     if len(weighted) > len(ends):
         kept = tried(best.method, ends)
@@ -90,6 +97,29 @@ def to_int8(model: onnx.ModelProto, calibration: FloatArray, int8_format: Int8Fo
     if not np.isfinite(best.error):
         raise StageError("every int8 calibration gives NaN or infinity; use fp32 or fp16")
     return best
+
+
+def _with_names(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy in which every node has a name, by which nodes are left out of quantising."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    for place, node in enumerate(copy.graph.node):
+        node.name = node.name or f"{node.op_type}_{place}"
+    return copy
+
+
+def _after_weights(graph: onnx.GraphProto) -> list[str]:
+    """The nodes from which no layer with weights is reached, but for the activation behind one."""
+    before: set[str] = set()
+    weighted = {o for node in graph.node if node.op_type in WEIGHTED for o in node.output}
+    tail = []
+    for node in reversed(graph.node):
+        fused = node.op_type in FUSED and node.input[0] in weighted
+        if node.op_type in WEIGHTED or fused or before.intersection(node.output):
+            before.update(node.input)
+        else:
+            tail.append(node.name)
+    return tail
 
 
 def _error(found: Quantised) -> float:

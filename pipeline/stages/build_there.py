@@ -1,6 +1,7 @@
 """ONNX -> the engine of one runtime, built by the device that is to run it and held to it there."""
 
 from pathlib import Path
+from typing import ClassVar
 
 from pydantic import Field
 
@@ -17,6 +18,8 @@ from profiles.machine.facts import versions
 
 class BuildThere(EngineStage):
     """Prepare here, build there; verify there."""
+
+    VERSION: ClassVar[int] = 2
 
     ssh: Ssh = Field(exclude=True)
     """The address of the device, which does not change what is built. Which machine it is does: an
@@ -48,8 +51,8 @@ class BuildThere(EngineStage):
                 raise DeviceError(f"{device.name}: it was changed since the run began; run again")
             built = device.built(self.engine, self.options, prepared.model)
             path.write_bytes(built.content)
-            step = f"building with {self.engine} on {device.name}"
-            parities = agreement(step, device, self.engine_file(path), source)
+            step = f"building with {self.engine} at {self.options.precision} on {device.name}"
+            parities = agreement(step, device, self.engine_file(path), source, prepared.model)
         facts = built.facts.model_copy(update={"remarks": prepared.remarks})
         write_json(out / "build.json", self.report(facts, parities))
 

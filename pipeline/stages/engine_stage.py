@@ -1,6 +1,7 @@
 """What all stages that build an engine share: its fields, its file and its report."""
 
 from pathlib import Path
+from typing import Self
 
 from exporters.exporter import BuildFacts, Exporter, Source, runtime
 from exporters.parity import Parity
@@ -24,6 +25,16 @@ class EngineStage(Stage[OnnxModel, Engine]):
     """The name of the runtime."""
     options: EngineOptions = EngineOptions()
     """The engine's precision, and what else the runtime is to be told."""
+
+    def at_fp32(self) -> Self | None:
+        """The stage that must succeed before this one is run; None where it is at fp32 itself.
+
+        A runtime whose operators are wrong at fp32 may pass below it, where rounding excuses more.
+        """
+        if self.options.precision == "fp32":
+            return None
+        options = self.options.model_copy(update={"precision": "fp32"})
+        return self.model_copy(update={"options": options})
 
     def exporter(self) -> Exporter:
         """What builds and runs engines of the runtime."""

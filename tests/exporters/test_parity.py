@@ -24,6 +24,7 @@ from exporters.parity import (
     require,
     require_agreement,
 )
+from profiles.device import Precision
 from profiles.errors import StageError
 
 INPUTS = feeds(1, 4, count=5)
@@ -46,9 +47,22 @@ def spoiled(value: float) -> Callable[[Floats], Floats]:
     return network
 
 
+def parity(error: float = 0.0, column_error: float = 0.0) -> Parity:
+    return Parity(
+        max_abs=1,
+        error=error,
+        column_error=column_error,
+        worst_column="column 7 of axis 1",
+        top1_agreement=1,
+        decided=1,
+        inputs=1,
+    )
+
+
 def test_a_network_agrees_with_itself() -> None:
     found = compare(reference, reference, INPUTS)
-    assert found == Parity(max_abs=0, error=0, top1_agreement=1, decided=found.decided, inputs=5)
+    assert (found.max_abs, found.error, found.column_error) == (0, 0, 0)
+    assert (found.top1_agreement, found.inputs) == (1, 5)
     assert require("nothing", found) is found
 
 
@@ -59,9 +73,13 @@ def test_the_figures_are_those_known_by_hand() -> None:
         return batch + np.array([5, 0], np.float32)
 
     found = compare(lambda batch: batch, shifted, inputs)
-    assert found == Parity(max_abs=5, error=5 / 8, top1_agreement=1, decided=3, inputs=3)
+    assert (found.max_abs, found.error) == (5, 5 / 8)
+    assert (found.top1_agreement, found.decided, found.inputs) == (1, 3, 3)
+    # The first column is 1, 4, 3: its variance is 14/9. The second one is not off.
+    assert found.worst_column == "column 0 of axis 1"
+    assert found.column_error == pytest.approx(5 / math.sqrt(14 / 9))
     swapped = compare(lambda batch: batch, lambda batch: batch[:, ::-1], inputs)
-    assert swapped == Parity(max_abs=7, error=7 / 8, top1_agreement=0, decided=3, inputs=3)
+    assert (swapped.max_abs, swapped.error, swapped.top1_agreement) == (7, 7 / 8, 0)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -109,7 +127,7 @@ def test_one_input_with_different_outputs_is_enough() -> None:
 
 @pytest.mark.parametrize(("error", "passes"), [(0.0, True), (1e-4, True), (1.001e-4, False)])
 def test_the_tolerance_is_the_largest_error_that_passes(error: float, passes: bool) -> None:
-    found = Parity(max_abs=1, error=error, top1_agreement=1, decided=1, inputs=1)
+    found = parity(error=error)
     assert TOLERANCES["fp32"].error == 1e-4
     if passes:
         assert require("a step", found) is found
@@ -206,3 +224,73 @@ def test_far_off_on_noise_is_refused_whatever_it_is_on_images() -> None:
     pair = (reference, off_where_large(0.01))
     with pytest.raises(StageError, match=r"^a step, on noise and edges, changed the network"):
         require_agreement("a step", pair, (INPUTS, LARGE), "fp32")
+
+
+def test_a_column_off_by_more_than_its_precision_allows_is_named() -> None:
+    for precision, allowed in TOLERANCES.items():
+        at_most, beyond = allowed.column_error, 1.01 * allowed.column_error
+        assert require("a step", parity(column_error=at_most), precision)
+        with pytest.raises(StageError, match="column 7 of axis 1 off by"):
+            require("a step", parity(column_error=beyond), precision)
+
+
+def detections(batch: Floats) -> Floats:
+    """Boxes in 640 pixels beside 20 scores that are seldom far from 0."""
+    boxes = 320 + 300 * np.sin(batch @ np.eye(4, dtype=np.float32))
+    powers = (batch @ SCORED) ** 4
+    return np.asarray(np.concatenate([boxes, powers / (20 + powers)], 1), np.float32)
+
+
+def depths(batch: Floats) -> Floats:
+    """A distance in meters beside an angle."""
+    found = batch @ MATRIX[:, :2]
+    return np.asarray(np.array([40, 0]) + found * np.array([10, 0.3]), np.float32)
+
+
+SCORED = feeds(4, 20, seed=2)[0]
+
+
+@pytest.mark.parametrize("precision", TOLERANCES)
+@pytest.mark.parametrize(("network", "first_lost"), [(detections, 4), (depths, 1)])
+def test_a_small_output_that_is_lost_beside_a_large_one_is_caught(
+    network: Network, first_lost: int, precision: Precision
+) -> None:
+    def loses(batch: Floats) -> Floats:
+        found = network(batch)
+        found[:, first_lost:] = 0
+        return found
+
+    inputs = feeds(1, 4, count=32)
+    require("nothing", compare(network, network, inputs), precision)
+    found = compare(network, loses, inputs)
+    assert found.error < 0.05
+    with pytest.raises(StageError, match="of its spread"):
+        require("losing", found, precision)
+
+
+def test_scores_of_classes_that_no_input_shows_may_be_rounded_away() -> None:
+    """Class 1 is never above a thousandth: what it loses is little beside what class 0 tells."""
+
+    def network(batch: Floats) -> Floats:
+        shown = 1 / (1 + np.exp(-batch[:, :1]))
+        return np.concatenate([shown, 1e-3 * (1 - shown)], 1).astype(np.float32)
+
+    def rounded(batch: Floats) -> Floats:
+        return (np.rint(network(batch) * 255) / 255).astype(np.float32)
+
+    require("rounding", compare(network, rounded, feeds(1, 4, count=32)), "int8")
+
+
+def test_values_of_anchors_are_columns_too() -> None:
+    """[n, anchors, values]: losing one value of all anchors is losing a column."""
+
+    def network(batch: Floats) -> Floats:
+        found = np.stack([300 + 100 * batch, batch], 2)
+        return found.astype(np.float32)
+
+    def loses(batch: Floats) -> Floats:
+        return network(batch) * np.array([1, 0], np.float32)
+
+    found = compare(network, loses, feeds(1, 4, count=16))
+    assert found.worst_column == "column 1 of axis 2"
+    assert found.column_error == pytest.approx(1, abs=0.05)

@@ -60,6 +60,53 @@ class Reference(Exporter):
 '''
 
 
+CROOKED = '''"""ONNX Runtime under another name, whose outputs are 2 % too large."""
+
+from typing import ClassVar
+
+from exporters.board.session import TensorSpec
+from exporters.engines.ort import Ort
+from exporters.exporter import Exporter
+from profiles.device import Precision
+
+
+class CrookedSession:
+    def __init__(self, inner):
+        self.inputs, self._inner = inner.inputs, inner
+
+    def run(self, feed):
+        return [1.02 * output for output in self._inner.run(feed)]
+
+
+class Crooked(Exporter):
+    suffix: ClassVar[str] = ".crooked.onnx"
+    PRECISIONS: ClassVar[tuple[Precision, ...]] = ("fp32", "fp16", "int8")
+
+    def build(self, source, engine):
+        return Ort(precision=self.precision).build(source, engine)
+
+    def open(self, engine):
+        return CrookedSession(Ort(precision=self.precision).open(engine))
+
+    def environment(self):
+        return {}
+'''
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_a_runtime_that_is_wrong_at_fp32_is_not_trusted_below_it(
+    precision: str, project: Project, tmp_path: Path
+) -> None:
+    """2 % may be rounding at fp16 and int8; at fp32 they are not."""
+    path = project.folder / "device.toml"
+    path.write_text(f'description = "mine"\nengine = "crooked"\nprecision = "{precision}"\n')
+    recipe = project.recipe(target={"device": path.name})
+    with added_runtime("crooked", CROOKED, tmp_path / "plugins"):
+        outcome = project.slimgate("build", recipe, "--out", project.out)
+    outcome.says(5, "building with crooked at fp32 changed the network")
+    assert not project.out.exists()
+
+
 @pytest.fixture
 def added(tmp_path: Path) -> Iterator[None]:
     with added_runtime("reference", REFERENCE, tmp_path / "plugins"):

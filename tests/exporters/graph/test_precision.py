@@ -5,11 +5,13 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 from networks import Residual, trained
 from onnx import helper
 from onnx_graphs import Floats, feeds, model, ones
+from torch import Tensor, nn
 
-from exporters.exporter import Int8Format, Source, runtime
+from exporters.exporter import Int8Format, Source, call_one, runtime
 from exporters.graph.fp16 import LIMIT, activation_ranges, to_fp16
 from exporters.graph.int8 import FEWEST, METHODS, to_int8
 from exporters.graph.reference import plain_network
@@ -87,6 +89,40 @@ def test_int8_is_near_the_network_and_has_integer_weights(
     assert found.error < 0.05
 
 
+class Detector(nn.Module):
+    """Boxes in 640 pixels and the scores of 6 classes, joined as detectors do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 16, 3, padding=1)
+        self.boxes, self.scores = nn.Conv2d(16, 4, 1), nn.Conv2d(16, 6, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).relu()
+        scores = (4 * self.scores(x) - 6).sigmoid()
+        return torch.cat([self.boxes(x).sigmoid() * 640, scores], 1)
+
+
+@pytest.mark.parametrize("engine", ["ort", "openvino"])
+def test_scores_beside_boxes_survive_int8(engine: str, tmp_path: Path) -> None:
+    """One range for both would round every score to 0, as the scale is 640 / 255."""
+    if engine == "openvino":
+        pytest.importorskip("openvino")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        detector = Detector().eval()
+    path = tmp_path / "model.onnx"
+    onnx.save(to_onnx(detector, feeds(1, 3, 8, 8), opset=20, dynamic_batch=False).model, path)
+    exporter = runtime(engine, EngineOptions(precision="int8"))
+    exporter.build(Source(path, calibration(), lambda: detector), tmp_path / "engine")
+    session = exporter.open(tmp_path / "engine")
+    dense = plain_network(path.read_bytes())
+    held = feeds(1, 3, 8, 8, count=16, seed=3)
+    found = compare(dense, lambda feed: call_one(session, feed), held)
+    require("int8", found, "int8")
+    assert found.column_error < 0.2
+
+
 def test_int8_without_a_quantised_bias_has_no_int32(network: onnx.ModelProto) -> None:
     for style in (UNSIGNED, SIGNED):
         kinds = {
@@ -121,8 +157,11 @@ def test_an_onnx_runtime_engine_has_the_precision_asked_for(
     assert raw == (tmp_path / "again.onnx").read_bytes()
     kinds = {tensor.data_type for tensor in onnx.ModelProto.FromString(raw).graph.initializer}
     assert (onnx.TensorProto.INT8 in kinds) == (precision == "int8")
-    says = "computed at fp32" if precision == "fp16" else "int8 ranges by"
-    assert says in facts.remarks[0]
+    if precision == "fp16":
+        assert "computed at fp32" in facts.remarks[0]
+    else:
+        assert "int8 ranges by" in facts.remarks[0]
+        assert facts.remarks[1] == "4 of 6 layers with weights are computed in integers"
 
 
 def test_a_precision_that_a_runtime_does_not_have_is_refused() -> None:

@@ -12,7 +12,7 @@ from networks import Chain, Concat, Residual
 from torch import Tensor, nn
 
 from exporters.engines.ort import Ort
-from exporters.exporter import BuildFacts, Source, call_one, runtime
+from exporters.exporter import PreparedModel, Source, call_one, runtime
 from exporters.graph.open import open_onnx
 from pipeline.measure.feeds import RANDOM_INPUTS, REAL_INPUTS, parity_inputs
 from pipeline.network.weights import read_weights
@@ -249,11 +249,11 @@ def test_an_engine_that_differs_from_its_model_is_not_built(
     other = replace(source, task=replace(source.task, network=lambda: Chain().eval()))
     Export().run(other, folder(tmp_path / "other"), tmp_path / "s2")
     model = OnnxModel("onnx", tmp_path / "onnx", source)
-    real = Ort.build
+    real = Ort.prepare
 
-    def swapped(self: Ort, given: Source, engine: Path) -> BuildFacts:
-        return real(self, replace(given, model=tmp_path / "other" / "model.onnx"), engine)
+    def swapped(self: Ort, given: Source) -> PreparedModel:
+        return real(self, replace(given, model=tmp_path / "other" / "model.onnx"))
 
-    monkeypatch.setattr(Ort, "build", swapped)
-    with pytest.raises(StageError, match="building with ort changed the network"):
+    monkeypatch.setattr(Ort, "prepare", swapped)
+    with pytest.raises(StageError, match="building with ort at fp32 changed the network"):
         Build(engine="ort").run(model, folder(tmp_path / "engine"), tmp_path / "s3")

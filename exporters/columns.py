@@ -1,0 +1,81 @@
+"""The columns of a network's outputs, each compared on its own range.
+
+One output often holds values of several kinds, such as boxes in pixels beside scores: on one range
+for all, losing every score would look like rounding.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from exporters.arrays import FloatArray
+
+LEAST_SPREAD = 0.02
+"""A column that varies by less than this part of its largest value is taken to vary by so much."""
+
+
+@dataclass(frozen=True)
+class ColumnError:
+    """How far one column of the outputs is from its reference."""
+
+    column: str
+    """The column's place, for people."""
+    error: float
+    """The root mean square difference over the standard deviation of the reference: 0 is equal,
+    and 1 is what a constant would do."""
+
+
+def column_errors(wanted: FloatArray, found: FloatArray) -> list[list[ColumnError]]:
+    """The errors of every column of outputs [n, ...] of equal shape, for each axis of columns.
+
+    Columns lie along the first axis behind the batch; along the last one too where outputs are
+    [n, anchors, values]. Those whose reference stays within [0, 1] are scores, which share a range:
+    most classes are in no picture. A column that is always 0 is compared on the range of the whole.
+    """
+    if wanted.ndim == 1:
+        wanted, found = wanted[:, None], found[:, None]
+    whole = float(wanted.std(dtype=np.float64))
+    axes = (1, 2) if wanted.ndim == 3 else (1,)
+    return [_along(axis, wanted, found, whole) for axis in axes]
+
+
+def worst_column(wanted: FloatArray, found: FloatArray) -> ColumnError:
+    """The column of outputs [n, ...] that is farthest from its reference."""
+    errors = [one for along in column_errors(wanted, found) for one in along]
+    return max(errors, key=lambda one: one.error)
+
+
+def mean_squared_column_error(wanted: FloatArray, found: FloatArray) -> float:
+    """The mean over the columns of the squared error, on the axis where it is largest.
+
+    NaN or infinite where an output is.
+    """
+    along = column_errors(wanted, found)
+    return float(np.max([np.mean([one.error**2 for one in errors]) for errors in along]))
+
+
+def _along(axis: int, wanted: FloatArray, found: FloatArray, whole: float) -> list[ColumnError]:
+    errors, scores = [], []
+    for index in range(wanted.shape[axis]):
+        want = wanted.take(index, axis).astype(np.float64)
+        square = float(np.square(found.take(index, axis) - want).mean())
+        least, largest = float(want.min()), float(np.abs(want).max())
+        if largest and least >= 0 and largest <= 1:
+            scores.append((square, float(want.var())))
+            continue
+        spread = max(float(want.std()), LEAST_SPREAD * largest) or whole
+        errors.append(ColumnError(f"column {index} of axis {axis}", _root(square, spread**2)))
+    if scores:
+        square, variance = (sum(parts) for parts in zip(*scores, strict=True))
+        errors.append(
+            ColumnError(
+                f"the {len(scores)} columns of scores of axis {axis}", _root(square, variance)
+            )
+        )
+    return errors
+
+
+def _root(square: float, variance: float) -> float:
+    if square == 0:
+        return 0.0
+    return float(np.sqrt(square / variance)) if variance else float("inf")
