@@ -16,7 +16,8 @@ profiles.limits
 profiles.gate
 exporters exporters.arrays
 exporters.board
-exporters.exporter exporters.columns exporters.parity exporters.board_program
+exporters.exporter exporters.columns
+exporters.parity exporters.board_program
 exporters.graph exporters.worker
 exporters.engines
 pipeline pipeline.data
