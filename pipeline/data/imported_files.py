@@ -7,7 +7,6 @@ from collections.abc import Collection, Iterator
 from importlib.machinery import PathFinder
 from pathlib import Path
 
-from pipeline.data.digest import file_digest, value_digest
 from pipeline.data.user_code import NOT_USER_CODE
 from profiles.errors import ConfigError
 
@@ -29,13 +28,15 @@ def imported_files(path: Path) -> tuple[Path, ...]:
     return tuple(sorted(found))
 
 
-def code_digest(path: Path) -> str:
-    """The digest of a Python file and of every file it imports from its own folder."""
+def code_files(path: Path) -> dict[str, Path]:
+    """A Python file and every file it imports from its own folder, by their names in that folder;
+    as "" a file that imports none of them.
+    """
     files = imported_files(path)
     if len(files) == 1:
-        return file_digest(path)
+        return {"": path}
     folder = path.resolve().parent
-    return value_digest({os.path.relpath(file, folder): file_digest(file) for file in files})
+    return {os.path.relpath(file, folder): file for file in files}
 
 
 def check_imports(path: Path, known: Collection[Path]) -> None:

@@ -93,6 +93,7 @@ class Store:
             work = Path(tempfile.mkdtemp(prefix=f"{key}.", dir=self._root / "work"))
             try:
                 stage.run(source, work, scratch)
+                source.check_unchanged()
                 write_manifest(work, time.perf_counter() - start)
                 publish(work, self._root / "done" / key)
             finally:
