@@ -1,10 +1,22 @@
 """`slimgate plan`: the stages a run would take, which of them are stored, and what cannot pass."""
 
 import json
+import logging
 from pathlib import Path
 
-from pipeline.commands.steps import flow_on_devices, store_at
-from pipeline.store.runner import DryRun
+from pipeline.commands.steps import flow_on_devices
+from pipeline.store.results import Results
+from pipeline.store.runner import DryRun, PlannedStage
+from pipeline.store.store import default_root
+
+log = logging.getLogger("slimgate")
+
+WORDS = {
+    "whole": "cached",
+    "absent": "to run",
+    "damaged": "damaged, to run",
+    "unreadable": "unreadable",
+}
 
 
 def planned(recipe: Path, cache: Path | None, as_json: bool) -> str:
@@ -12,7 +24,7 @@ def planned(recipe: Path, cache: Path | None, as_json: bool) -> str:
 
     Raises ConfigError and IntegrityError for weights that a run would refuse.
     """
-    runner = DryRun(store_at(cache).has)
+    runner = DryRun(Results(cache or default_root()))
     flow = flow_on_devices(recipe, runner)
     flow.dense.network()  # weights that do not fit it are found now, not by the run
     flow.exported()
@@ -23,13 +35,32 @@ def planned(recipe: Path, cache: Path | None, as_json: bool) -> str:
             flow.built_dense(target)
             flow.built(target)
     stages = list(dict.fromkeys(runner.records))  # targets share what does not depend on them
+    for row in stages:
+        if row.found.reason:
+            log.warning("%s: %s", row.name, row.found.reason)
     if as_json:
-        rows = [{"name": r.name, "key": r.key, "cached": r.cached} for r in stages]
-        fields = {"schema_version": 1, "stages": rows, "doubts": flow.warnings()}
+        fields = {
+            "schema_version": 1,
+            "stages": [_as_json(row) for row in stages],
+            "doubts": flow.warnings(),
+        }
         return json.dumps(fields, indent=1)
-    width = max(len(row.name) for row in stages) + 2
-    lines = [
-        f"{'cached' if row.cached else 'to run':8}{row.name:{width}}{row.key[:16]}"
-        for row in stages
-    ]
-    return "\n".join([*lines, "always  measure, judge, bundle", *flow.warnings()])
+    return "\n".join([*_lines(stages), *flow.warnings()])
+
+
+def _as_json(row: PlannedStage) -> dict[str, object]:
+    return {
+        "name": row.name,
+        "key": row.key,
+        "cached": row.found.state == "whole",
+        "stored": row.found.state,
+    }
+
+
+def _lines(stages: list[PlannedStage]) -> list[str]:
+    words = [WORDS[row.found.state] for row in stages]
+    first = max(map(len, [*words, "always"])) + 2
+    second = max(len(row.name) for row in stages) + 2
+    rows = zip(words, stages, strict=True)
+    lines = [f"{word:{first}}{row.name:{second}}{row.key[:16]}" for word, row in rows]
+    return [*lines, f"{'always':{first}}measure, judge, bundle"]

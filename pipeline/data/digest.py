@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from profiles.errors import ConfigError
+from profiles.errors import reading_error
 
 CODE_CACHE = "__pycache__"
 """The folder in which Python keeps what it made of source files: importing them changes it."""
@@ -17,7 +17,7 @@ def file_digest(path: Path) -> str:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
+        raise reading_error(path, error) from error
 
 
 def path_digest(path: Path) -> str:
@@ -50,7 +50,7 @@ def _files_below(folder: Path, above: frozenset[Path]) -> Iterator[Path]:
     try:
         entries = sorted(folder.iterdir())
     except OSError as error:
-        raise ConfigError(f"{folder}: cannot be read ({error.strerror})") from error
+        raise reading_error(folder, error) from error
     for entry in entries:
         if entry.is_file():
             yield entry

@@ -19,11 +19,12 @@ from filelock import FileLock, Timeout
 
 from pipeline.data.digest import value_digest
 from pipeline.store.files import disk_faults
-from pipeline.store.manifest import manifest_fault, publish, write_manifest
+from pipeline.store.manifest import publish, write_manifest
 from pipeline.store.ownership import ENTRY, claim
+from pipeline.store.results import Results
 from pipeline.store.runner import StageRecord
 from pipeline.store.stage import In, Out, Stage
-from profiles.errors import ConfigError, StageError
+from profiles.errors import StageError
 
 log = logging.getLogger("slimgate")
 
@@ -42,28 +43,25 @@ class Store:
         self.records: list[StageRecord] = []
         with disk_faults(root):
             claim(root)
+            self._results = Results(root)
             self._sweep()
 
     def run(self, name: str, stage: Stage[In, Out], source: In) -> Out:
-        """The stage's artifact, from the store when it is there whole, else made now."""
+        """The stage's artifact, from the store when it is there whole, else made now.
+
+        Raises StageError where a result is there and cannot be read, and leaves it there.
+        """
         key = stage.key(source)
-        done = self._root / "done" / key
         if not any(record.key == key for record in self.records):
             start = time.perf_counter()
-            cached = self._is_whole(done) or not self._make_once(name, stage, source, key)
-            if not cached and not self._is_whole(done):
-                raise StageError(
-                    f"{done}: a damaged result stands there and cannot be removed; remove it by "
-                    "hand, or name another store with --cache"
-                )
+            with disk_faults(self._root), self._turn(name, key):
+                cached = self._is_whole(key)
+                if not cached:
+                    self._make(name, stage, source, key)
             seconds = time.perf_counter() - start
             log.info("%s: %s, %.1f s", name, "cached" if cached else "done", seconds)
             self.records.append(StageRecord(name, key, cached, seconds))
-        return stage.load(source, done, key)
-
-    def has(self, key: str) -> bool:
-        """Whether the result `key` is in the store, whole."""
-        return self._is_whole(self._root / "done" / key)
+        return stage.load(source, self._results.folder(key), key)
 
     @contextlib.contextmanager
     def alone(self, purpose: str) -> Iterator[None]:
@@ -71,50 +69,55 @@ class Store:
         with FileLock(self._root / "locks" / value_digest(purpose)):
             yield
 
-    def _make_once(self, name: str, stage: Stage[In, Out], source: In, key: str) -> bool:
-        """Make the result, unless another run is at it: then wait. Whether this run made it."""
+    @contextlib.contextmanager
+    def _turn(self, name: str, key: str) -> Iterator[None]:
+        """Be the only run that is at this result; wait while another is."""
         lock = FileLock(self._root / "locks" / key)
         with contextlib.ExitStack() as stack:
             try:
                 stack.enter_context(lock.acquire(timeout=0))
             except Timeout:
-                log.info("%s: another run is making this result; waiting for it", name)
+                log.info("%s: another run is at this result; waiting for it", name)
                 stack.enter_context(lock.acquire())
-            if self._is_whole(self._root / "done" / key):
-                return False
-            self._make(name, stage, source, key)
-            return True
+            yield
 
     def _make(self, name: str, stage: Stage[In, Out], source: In, key: str) -> None:
         log.info("%s ...", name)
         start = time.perf_counter()
-        scratch = self._root / "scratch" / key
-        with disk_faults(self._root):
-            work = Path(tempfile.mkdtemp(prefix=f"{key}.", dir=self._root / "work"))
-            try:
-                stage.run(source, work, scratch)
-                source.check_unchanged()
-                write_manifest(work, time.perf_counter() - start)
-                publish(work, self._root / "done" / key)
-            finally:
-                shutil.rmtree(work, ignore_errors=True)
-            shutil.rmtree(scratch, ignore_errors=True)
-
-    def _is_whole(self, folder: Path) -> bool:
-        """Whether the folder is there and every byte is as its manifest says."""
-        if not folder.exists():
-            return False
+        scratch, done = self._root / "scratch" / key, self._results.folder(key)
+        work = Path(tempfile.mkdtemp(prefix=f"{key}.", dir=self._root / "work"))
         try:
-            fault = manifest_fault(folder)
-        except (ConfigError, OSError) as error:  # of a bad sector, too
-            fault = str(error)
-        if fault:
-            log.warning("a stored result is damaged and will be made again: %s", fault)
+            stage.run(source, work, scratch)
+            source.check_unchanged()
+            write_manifest(work, time.perf_counter() - start)
+            publish(work, done)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+        shutil.rmtree(scratch, ignore_errors=True)
+        if not self._is_whole(key):
+            raise StageError(
+                f"{done}: a damaged result stands there and cannot be removed; remove it by "
+                "hand, or name another store with --cache"
+            )
+
+    def _is_whole(self, key: str) -> bool:
+        """Whether the result is there and every byte as its manifest says; damaged, it is removed.
+
+        Raises StageError where that cannot be known.
+        """
+        found, folder = self._results.examine(key), self._results.folder(key)
+        if found.state == "unreadable":
+            raise StageError(
+                f"{found.reason}; the stored result is left as it is: run again once it can be "
+                f"read, or remove {folder} to have it made again"
+            )
+        if found.state == "damaged":
+            log.warning("a stored result is damaged and will be made again: %s", found.reason)
             if folder.is_dir() and not folder.is_symlink():
                 shutil.rmtree(folder, ignore_errors=True)
             else:
                 folder.unlink(missing_ok=True)
-        return not fault
+        return found.state == "whole"
 
     def _sweep(self) -> None:
         """Remove what dead runs left: a live one holds the lock of its key.

@@ -1,0 +1,47 @@
+"""The finished results of a store: looked at here, and never changed."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pipeline.store.manifest import manifest_fault
+from pipeline.store.ownership import check_place
+from profiles.errors import ConfigError, UnreadableError
+
+
+@dataclass(frozen=True)
+class Found:
+    """How a result stands in the store."""
+
+    state: Literal["whole", "absent", "damaged", "unreadable"]
+    """Damaged: it was read, and differs from its manifest. Unreadable: nobody knows."""
+    reason: str = ""
+    """What is damaged or unreadable."""
+
+
+class Results:
+    """The results below `root`. Raises ConfigError for a folder that is no store."""
+
+    def __init__(self, root: Path) -> None:
+        check_place(root)
+        self._done = root / "done"
+
+    def folder(self, key: str) -> Path:
+        """Where the result of a key is, or would be."""
+        return self._done / key
+
+    def examine(self, key: str) -> Found:
+        """How the result of a key stands; every byte of it is read."""
+        folder = self.folder(key)
+        try:
+            folder.stat()
+            fault = manifest_fault(folder)
+        except FileNotFoundError:
+            return Found("absent")
+        except UnreadableError as error:
+            return Found("unreadable", str(error))
+        except OSError as error:
+            return Found("unreadable", f"{error.filename}: cannot be read ({error.strerror})")
+        except ConfigError as error:
+            fault = str(error)
+        return Found("damaged", fault) if fault else Found("whole")
