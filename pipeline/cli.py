@@ -85,11 +85,22 @@ def run(
 
 
 @app.command()
-def plan(recipe: RecipePath, cache: CacheDir = None, as_json: Json = False) -> None:
+def plan(
+    recipe: RecipePath,
+    cache: CacheDir = None,
+    keys: Annotated[
+        bool,
+        typer.Option(
+            "--keys", help="Show what each result depends on, and what of it has changed."
+        ),
+    ] = False,
+    as_json: Json = False,
+) -> None:
     """Show what a run would do, and what is stored already."""
-    from pipeline.commands.plan import planned
+    from pipeline.commands.plan import plan_json, plan_of, plan_text
 
-    typer.echo(planned(recipe, cache, as_json))
+    found = plan_of(recipe, cache)
+    typer.echo(plan_json(found) if as_json else plan_text(found, keys))
 
 
 @app.command()

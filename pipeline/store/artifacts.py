@@ -36,7 +36,7 @@ class Checkpoint(Artifact):
     teacher: "Checkpoint | None" = None
     """The dense network that a pruned one descends from."""
     origin: TaskOrigin | None = None
-    """The user's files that the dense network and its data come from, where there are any."""
+    """What the dense network and its data come from, for a checkpoint that is the task itself."""
 
     def check_unchanged(self) -> None:
         origin = (self.teacher or self).origin

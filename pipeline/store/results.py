@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from pipeline.store.key_record import KeyRecord, read_key_record
 from pipeline.store.manifest import manifest_fault
-from pipeline.store.ownership import check_place
+from pipeline.store.ownership import ENTRY, check_place
 from profiles.errors import ConfigError, UnreadableError
 
 
@@ -29,6 +30,17 @@ class Results:
     def folder(self, key: str) -> Path:
         """Where the result of a key is, or would be."""
         return self._done / key
+
+    def keys(self) -> list[str]:
+        """The keys of all results, sorted."""
+        if not self._done.exists():
+            return []
+        return sorted(one.name for one in self._done.iterdir() if ENTRY.fullmatch(one.name))
+
+    def key_records(self) -> list[KeyRecord]:
+        """What the keys of all results were made of, as far as it was recorded."""
+        records = (read_key_record(self.folder(key)) for key in self.keys())
+        return [record for record in records if record is not None]
 
     def examine(self, key: str) -> Found:
         """How the result of a key stands; every byte of it is read."""

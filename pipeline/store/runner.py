@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from pipeline.store.key_record import Parts
 from pipeline.store.results import Found, Results
 from pipeline.store.stage import In, Out, Stage
 
@@ -38,10 +39,12 @@ class PlannedStage:
     """The digest of all that the result depends on."""
     found: Found
     """How the result stands in the store."""
+    depends_on: Parts
+    """The parts of the key."""
 
 
 class DryRun:
-    """A runner that runs nothing: `records` has what a run would do, in its order."""
+    """A runner that runs nothing: `records` has what a run would do once, in its order."""
 
     def __init__(self, results: Results) -> None:
         self._results = results
@@ -50,5 +53,7 @@ class DryRun:
     def run(self, name: str, stage: Stage[In, Out], source: In) -> Out:
         """The artifact as it would be; its files need not exist."""
         key = stage.key(source)
-        self.records.append(PlannedStage(name, key, self._results.examine(key)))
+        if not any((record.name, record.key) == (name, key) for record in self.records):
+            found = self._results.examine(key)
+            self.records.append(PlannedStage(name, key, found, stage.depends_on(source)))
         return stage.load(source, Path(), key)

@@ -18,7 +18,9 @@ import platformdirs
 from filelock import FileLock, Timeout
 
 from pipeline.data.digest import value_digest
-from pipeline.store.files import disk_faults
+from pipeline.store.artifacts import Checkpoint
+from pipeline.store.files import disk_faults, write_json
+from pipeline.store.key_record import KEY_RECORD, KeyRecord
 from pipeline.store.manifest import publish, write_manifest
 from pipeline.store.ownership import ENTRY, claim
 from pipeline.store.results import Results
@@ -89,6 +91,7 @@ class Store:
         try:
             stage.run(source, work, scratch)
             source.check_unchanged()
+            write_json(work / KEY_RECORD, _key_record(name, stage, source))
             write_manifest(work, time.perf_counter() - start)
             publish(work, done)
         finally:
@@ -139,6 +142,12 @@ class Store:
         """What the store itself has put into one of its folders."""
         entries = (self._root / folder).iterdir()
         return [one for one in entries if ENTRY.fullmatch(one.name) and not one.is_symlink()]
+
+
+def _key_record(name: str, stage: Stage[In, Out], source: In) -> KeyRecord:
+    origin = source.origin if isinstance(source, Checkpoint) else None
+    task = origin.depends_on() if origin else None
+    return KeyRecord(stage=name, depends_on=stage.depends_on(source), task=task)
 
 
 def default_root() -> Path:
