@@ -2,13 +2,12 @@
 
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.commands.steps import flow_on_devices
+from pipeline.commands.steps import check_refresh, every_stage, flow_on_devices
 from pipeline.data.input_files import InputFiles
-from pipeline.flow import Flow
 from pipeline.store.key_record import KeyRecord, Parts, changes, flat
 from pipeline.store.results import Results
 from pipeline.store.runner import DryRun
@@ -51,16 +50,19 @@ class Plan:
     """Why the gate will not be able to pass."""
 
 
-def plan_of(recipe: Path, cache: Path | None) -> Plan:
-    """What a run would do. Runs no stage, but loads the trained network.
+def plan_of(recipe: Path, cache: Path | None, refresh: Collection[str]) -> Plan:
+    """What a run would do that makes the stages of `refresh` again.
+
+    Runs no stage, but loads the trained network.
 
     Raises ConfigError and IntegrityError for weights that a run would refuse.
     """
     results = Results(cache or default_root())
-    runner = DryRun(results)
+    runner = DryRun(results, refresh)
     flow = flow_on_devices(recipe, runner)
     flow.dense.network()  # weights that do not fit it are found now, not by the run
-    walk(flow)
+    every_stage(flow)
+    check_refresh(refresh, [row.name for row in runner.records])
     for row in runner.records:
         if row.found.reason:
             log.warning("%s: %s", row.name, row.found.reason)
@@ -76,17 +78,6 @@ def plan_of(recipe: Path, cache: Path | None) -> Plan:
     task = Step("task", origin.key, "", parts, changes(parts, earlier))
     files = {name: _places(files) for name, files in origin.files.items()}
     return Plan(task, files, stages, flow.warnings())
-
-
-def walk(flow: Flow) -> None:
-    """Ask for every artifact of a run."""
-    flow.exported()
-    flow.exported_dense()
-    flow.checked()
-    for target in flow.targets:
-        if flow.is_reachable(target):  # what is built there depends on what is there
-            flow.built_dense(target)
-            flow.built(target)
 
 
 def _places(files: InputFiles) -> str:

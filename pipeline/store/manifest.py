@@ -33,13 +33,13 @@ def write_manifest(folder: Path, seconds: float) -> None:
     """Make every file of `folder` durable and list them in its manifest."""
     facts = {}
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        _sync(path)
+        sync(path)
         facts[path.relative_to(folder).as_posix()] = FileFacts(
             bytes=path.stat().st_size, sha256=file_digest(path)
         )
     manifest = folder / MANIFEST
     manifest.write_text(Manifest(seconds=seconds, files=facts).model_dump_json(indent=1))
-    _sync(manifest)
+    sync(manifest)
 
 
 def manifest_fault(folder: Path) -> str:
@@ -81,16 +81,17 @@ def _files_below(folder: Path) -> set[str]:
 
 def publish(work: Path, done: Path) -> None:
     """Rename a finished folder into place; if another run was first, its result stands."""
-    _sync(work)
+    sync(work)
     try:
         work.rename(done)
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
-    _sync(done.parent)
+    sync(done.parent)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Have what was written to a file, or put into a folder, outlast a power cut."""
     if path.is_dir() and os.name == "nt":
         return  # Windows has no handles for folders
     handle = os.open(path, os.O_RDONLY)

@@ -7,9 +7,9 @@ from pathlib import Path
 from profiles.errors import ConfigError
 
 MARK = ".slimgate-store"
-FOLDERS = ("done", "work", "scratch", "locks")
+FOLDERS = ("done", "work", "scratch", "locks", "refreshed")
 ENTRY = re.compile(r"[0-9a-f]{64}(\.\w+)?")
-"""A digest, and in `work` a random end: the names of everything that a store puts into FOLDERS."""
+"""A digest, and in some of FOLDERS an end: the names of everything that a store puts there."""
 
 
 def claim(root: Path) -> None:

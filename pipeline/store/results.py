@@ -25,11 +25,16 @@ class Results:
 
     def __init__(self, root: Path) -> None:
         check_place(root)
-        self._done = root / "done"
+        self._done, self._refreshed = root / "done", root / "refreshed"
 
     def folder(self, key: str) -> Path:
         """Where the result of a key is, or would be."""
         return self._done / key
+
+    def refreshed(self, key: str) -> int:
+        """How often a user had the result made again that is first stored under this key."""
+        numbers = (mark.suffix[1:] for mark in self._refreshed.glob(f"{key}.*"))
+        return max((int(number) for number in numbers if number.isdecimal()), default=0)
 
     def keys(self) -> list[str]:
         """The keys of all results, sorted."""

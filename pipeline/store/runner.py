@@ -1,5 +1,6 @@
 """A runner turns a stage and its source into the stage's artifact; one of them only says how."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -44,16 +45,20 @@ class PlannedStage:
 
 
 class DryRun:
-    """A runner that runs nothing: `records` has what a run would do once, in its order."""
+    """A runner that runs nothing: `records` has what a run would do once, in its order.
 
-    def __init__(self, results: Results) -> None:
-        self._results = results
+    `refresh` names the stages whose results a run would make again.
+    """
+
+    def __init__(self, results: Results, refresh: Collection[str] = ()) -> None:
+        self._results, self._refresh = results, refresh
         self.records: list[PlannedStage] = []
 
     def run(self, name: str, stage: Stage[In, Out], source: In) -> Out:
         """The artifact as it would be; its files need not exist."""
-        key = stage.key(source)
+        times = self._results.refreshed(stage.key(source)) + (name in self._refresh)
+        key = stage.key(source, times)
         if not any((record.name, record.key) == (name, key) for record in self.records):
             found = self._results.examine(key)
-            self.records.append(PlannedStage(name, key, found, stage.depends_on(source)))
+            self.records.append(PlannedStage(name, key, found, stage.depends_on(source, times)))
         return stage.load(source, Path(), key)

@@ -1,8 +1,7 @@
 """The store: a stage runs once for one configuration and one source.
 
 A result is written to a folder of its own, made durable, and renamed into place together with
-a manifest; a killed run leaves nothing that looks finished. Safety never rests on a lock: the
-lock only saves two runs from doing the same work, and tells a dead run's leftovers.
+a manifest; a killed run leaves nothing that looks finished. That never rests on a lock.
 """
 
 import contextlib
@@ -11,17 +10,18 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import platformdirs
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from pipeline.data.digest import value_digest
 from pipeline.store.artifacts import Checkpoint
 from pipeline.store.files import disk_faults, write_json
 from pipeline.store.key_record import KEY_RECORD, KeyRecord
-from pipeline.store.manifest import publish, write_manifest
+from pipeline.store.locks import Locks
+from pipeline.store.manifest import publish, sync, write_manifest
 from pipeline.store.ownership import ENTRY, claim
 from pipeline.store.results import Results
 from pipeline.store.runner import StageRecord
@@ -37,15 +37,19 @@ SCRATCH_DAYS = 30
 class Store:
     """A runner whose results are kept on disk below `root`.
 
-    `records` has what became of each stage, in the order they ran.
+    `refresh` names stages whose results are made again, and with them those of the stages after
+    them. `records` has what became of each stage, in the order they ran.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, refresh: Collection[str] = ()) -> None:
         self._root = root
+        self.refresh = frozenset(refresh)
         self.records: list[StageRecord] = []
+        self._keys: dict[str, str] = {}
         with disk_faults(root):
             claim(root)
-            self._results = Results(root)
+            self.results = Results(root)
+            self._locks = Locks(root / "locks")
             self._sweep()
 
     def run(self, name: str, stage: Stage[In, Out], source: In) -> Out:
@@ -53,17 +57,12 @@ class Store:
 
         Raises StageError where a result is there and cannot be read, and leaves it there.
         """
-        key = stage.key(source)
-        if not any(record.key == key for record in self.records):
-            start = time.perf_counter()
-            with disk_faults(self._root), self._turn(name, key):
-                cached = self._is_whole(key)
-                if not cached:
-                    self._make(name, stage, source, key)
-            seconds = time.perf_counter() - start
-            log.info("%s: %s, %.1f s", name, "cached" if cached else "done", seconds)
-            self.records.append(StageRecord(name, key, cached, seconds))
-        return stage.load(source, self._results.folder(key), key)
+        first = stage.key(source)
+        if first not in self._keys:
+            with disk_faults(self._root):
+                self._keys[first] = self._provide(name, stage, source)
+        key = self._keys[first]
+        return stage.load(source, self.results.folder(key), key)
 
     @contextlib.contextmanager
     def alone(self, purpose: str) -> Iterator[None]:
@@ -71,27 +70,40 @@ class Store:
         with FileLock(self._root / "locks" / value_digest(purpose)):
             yield
 
-    @contextlib.contextmanager
-    def _turn(self, name: str, key: str) -> Iterator[None]:
-        """Be the only run that is at this result; wait while another is."""
-        lock = FileLock(self._root / "locks" / key)
-        with contextlib.ExitStack() as stack:
-            try:
-                stack.enter_context(lock.acquire(timeout=0))
-            except Timeout:
-                log.info("%s: another run is at this result; waiting for it", name)
-                stack.enter_context(lock.acquire())
-            yield
+    def _provide(self, name: str, stage: Stage[In, Out], source: In) -> str:
+        """Find the result or make it, and record that; its key.
 
-    def _make(self, name: str, stage: Stage[In, Out], source: In, key: str) -> None:
-        log.info("%s ...", name)
+        A result that is made again has a key of its own, and so have all that come of it: none of
+        them can be taken for one of before, at whatever moment a run is killed.
+        """
+        first, start = stage.key(source), time.perf_counter()
+        times = self.results.refreshed(first) + (name in self.refresh)
+        key = stage.key(source, times)
+        with self._locks.turn(name, key):
+            self._locks.use(key)
+            cached = self._is_whole(key)
+            if cached:
+                _note_use(self.results.folder(key))
+            else:
+                self._make(stage, source, key, _key_record(name, stage, source, times))
+        if name in self.refresh:
+            mark = self._root / "refreshed" / f"{first}.{times}"
+            mark.touch()
+            sync(mark.parent)
+        seconds = time.perf_counter() - start
+        log.info("%s: %s, %.1f s", name, "cached" if cached else "done", seconds)
+        self.records.append(StageRecord(name, key, cached, seconds))
+        return key
+
+    def _make(self, stage: Stage[In, Out], source: In, key: str, record: KeyRecord) -> None:
+        log.info("%s ...", record.stage)
         start = time.perf_counter()
-        scratch, done = self._root / "scratch" / key, self._results.folder(key)
+        scratch, done = self._root / "scratch" / key, self.results.folder(key)
         work = Path(tempfile.mkdtemp(prefix=f"{key}.", dir=self._root / "work"))
         try:
             stage.run(source, work, scratch)
             source.check_unchanged()
-            write_json(work / KEY_RECORD, _key_record(name, stage, source))
+            write_json(work / KEY_RECORD, record)
             write_manifest(work, time.perf_counter() - start)
             publish(work, done)
         finally:
@@ -108,7 +120,7 @@ class Store:
 
         Raises StageError where that cannot be known.
         """
-        found, folder = self._results.examine(key), self._results.folder(key)
+        found, folder = self.results.examine(key), self.results.folder(key)
         if found.state == "unreadable":
             raise StageError(
                 f"{found.reason}; the stored result is left as it is: run again once it can be "
@@ -127,10 +139,11 @@ class Store:
 
         Only what bears a name that a store gives; another run may sweep at the same moment.
         """
+        self._locks.sweep()
         for work in self._own("work"):
-            key = work.name.partition(".")[0]
-            with contextlib.suppress(Timeout), FileLock(self._root / "locks" / key, timeout=0):
-                shutil.rmtree(work, ignore_errors=True)
+            with self._locks.unused(work.name.partition(".")[0]) as unused:
+                if unused:
+                    shutil.rmtree(work, ignore_errors=True)
         oldest = time.time() - SCRATCH_DAYS * 86400
         for scratch in self._own("scratch"):
             with contextlib.suppress(FileNotFoundError):
@@ -144,10 +157,16 @@ class Store:
         return [one for one in entries if ENTRY.fullmatch(one.name) and not one.is_symlink()]
 
 
-def _key_record(name: str, stage: Stage[In, Out], source: In) -> KeyRecord:
+def _key_record(name: str, stage: Stage[In, Out], source: In, refreshed: int) -> KeyRecord:
     origin = source.origin if isinstance(source, Checkpoint) else None
     task = origin.depends_on() if origin else None
-    return KeyRecord(stage=name, depends_on=stage.depends_on(source), task=task)
+    return KeyRecord(stage=name, depends_on=stage.depends_on(source, refreshed), task=task)
+
+
+def _note_use(folder: Path) -> None:
+    """Give a result's folder the time of its last use; nothing depends on it."""
+    with contextlib.suppress(OSError):
+        os.utime(folder)
 
 
 def default_root() -> Path:
