@@ -13,6 +13,7 @@ from typing import Annotated, Protocol, runtime_checkable
 
 import typer
 
+from pipeline.commands import cache as store_commands
 from pipeline.commands import devices
 from pipeline.commands.gate import GateOptions, gate
 from pipeline.commands.options import (
@@ -36,6 +37,7 @@ app = typer.Typer(
 )
 
 app.add_typer(devices.app, name="devices")
+app.add_typer(store_commands.app, name="cache")
 
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of every error.")]
 

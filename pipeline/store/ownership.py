@@ -8,7 +8,8 @@ from profiles.errors import ConfigError
 
 MARK = ".slimgate-store"
 FOLDERS = ("done", "work", "scratch", "locks", "refreshed")
-ENTRY = re.compile(r"[0-9a-f]{64}(\.\w+)?")
+KEY = re.compile(r"[0-9a-f]{64}")
+ENTRY = re.compile(rf"{KEY.pattern}(\.\w+)?")
 """A digest, and in some of FOLDERS an end: the names of everything that a store puts there."""
 
 

@@ -64,6 +64,18 @@ class Store:
         key = self._keys[first]
         return stage.load(source, self.results.folder(key), key)
 
+    def remove(self, key: str) -> bool:
+        """Remove a result, and what was begun of it; False where a run is at it or uses it."""
+        with disk_faults(self._root), self._locks.unused(key) as unused:
+            if unused:
+                # Out of sight in one step: a kill leaves no half of it that looks like a result.
+                for folder in (self.results.folder(key), self._root / "scratch" / key):
+                    aside = Path(tempfile.mkdtemp(prefix=f"{key}.", dir=self._root / "work"))
+                    if folder.exists():
+                        folder.rename(aside / "removed")
+                    shutil.rmtree(aside, ignore_errors=True)
+        return unused
+
     @contextlib.contextmanager
     def alone(self, purpose: str) -> Iterator[None]:
         """Keep other runs on this store from doing `purpose` at the same time."""
