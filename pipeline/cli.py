@@ -13,9 +13,17 @@ from typing import Annotated, Protocol, runtime_checkable
 
 import typer
 
+from pipeline.commands import cache as store_commands
 from pipeline.commands import devices
 from pipeline.commands.gate import GateOptions, gate
-from pipeline.commands.options import CacheDir, Json, OutDir, RecipePath, command_with
+from pipeline.commands.options import (
+    CacheDir,
+    Json,
+    OutDir,
+    RecipePath,
+    Refresh,
+    command_with,
+)
 from profiles.errors import ConfigError, SlimgateError, StageError
 
 app = typer.Typer(
@@ -29,6 +37,7 @@ app = typer.Typer(
 )
 
 app.add_typer(devices.app, name="devices")
+app.add_typer(store_commands.app, name="cache")
 
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of every error.")]
 
@@ -76,44 +85,61 @@ def run(
         typer.Option("--out", help="The bundle's folder; beside the recipe when left out."),
     ] = None,
     cache: CacheDir = None,
+    refresh: Refresh = None,
     as_json: Json = False,
 ) -> None:
     """Run a recipe from the trained network to a judged bundle."""
     from pipeline.commands.steps import run_to_verdict, store_at
 
-    run_to_verdict(recipe, out, store_at(cache), as_json)
+    run_to_verdict(recipe, out, store_at(cache, refresh), as_json)
 
 
 @app.command()
-def plan(recipe: RecipePath, cache: CacheDir = None, as_json: Json = False) -> None:
+def plan(
+    recipe: RecipePath,
+    cache: CacheDir = None,
+    keys: Annotated[
+        bool,
+        typer.Option(
+            "--keys", help="Show what each result depends on, and what of it has changed."
+        ),
+    ] = False,
+    refresh: Refresh = None,
+    as_json: Json = False,
+) -> None:
     """Show what a run would do, and what is stored already."""
-    from pipeline.commands.plan import planned
+    from pipeline.commands.plan import plan_json, plan_of, plan_text
 
-    typer.echo(planned(recipe, cache, as_json))
+    found = plan_of(recipe, cache, refresh or ())
+    typer.echo(plan_json(found) if as_json else plan_text(found, keys))
 
 
 @app.command()
-def prune(recipe: RecipePath, out: OutDir, cache: CacheDir = None) -> None:
+def prune(recipe: RecipePath, out: OutDir, cache: CacheDir = None, refresh: Refresh = None) -> None:
     """Prune and repair; write plan.json and model.safetensors to --out."""
-    from pipeline.commands.steps import write_checkpoint
+    from pipeline.commands.steps import store_at, write_checkpoint
 
-    write_checkpoint(recipe, out, cache, lambda flow: flow.recovered())
+    write_checkpoint(recipe, out, store_at(cache, refresh), lambda flow: flow.recovered())
 
 
 @app.command()
-def finetune(recipe: RecipePath, out: OutDir, cache: CacheDir = None) -> None:
+def finetune(
+    recipe: RecipePath, out: OutDir, cache: CacheDir = None, refresh: Refresh = None
+) -> None:
     """Prune, repair and fine-tune; write plan.json and model.safetensors to --out."""
-    from pipeline.commands.steps import write_checkpoint
+    from pipeline.commands.steps import store_at, write_checkpoint
 
-    write_checkpoint(recipe, out, cache, lambda flow: flow.finetuned())
+    write_checkpoint(recipe, out, store_at(cache, refresh), lambda flow: flow.finetuned())
 
 
 @app.command()
-def export(recipe: RecipePath, out: OutDir, cache: CacheDir = None) -> None:
+def export(
+    recipe: RecipePath, out: OutDir, cache: CacheDir = None, refresh: Refresh = None
+) -> None:
     """Run up to the simplified ONNX model; write it to --out."""
-    from pipeline.commands.steps import write_onnx
+    from pipeline.commands.steps import store_at, write_onnx
 
-    write_onnx(recipe, out, cache)
+    write_onnx(recipe, out, store_at(cache, refresh))
 
 
 @app.command()
@@ -121,6 +147,7 @@ def build(
     recipe: RecipePath,
     out: OutDir,
     cache: CacheDir = None,
+    refresh: Refresh = None,
     engines: Annotated[
         str | None,
         typer.Option(
@@ -131,12 +158,13 @@ def build(
     as_json: Json = False,
 ) -> None:
     """Run up to the engine; write it to --out. With --engines, compare runtimes."""
-    from pipeline.commands.steps import write_comparison, write_engines
+    from pipeline.commands.steps import store_at, write_comparison, write_engines
 
+    store = store_at(cache, refresh)
     if engines is None:
-        write_engines(recipe, out, cache)
+        write_engines(recipe, out, store)
     else:
-        write_comparison(recipe, engines, out, cache, as_json)
+        write_comparison(recipe, engines, out, store, as_json)
 
 
 @app.command()

@@ -169,9 +169,10 @@ def load_flow(
     recipe: Recipe, targets: tuple[ResolvedTarget, ...], base: Path, runner: Runner
 ) -> Flow:
     """The flow of a recipe whose paths are relative to `base`; loads data, builds nothing."""
+    origin = recipe.task.origin(base)
     task = recipe.task.load(base)
     weights = base / recipe.task.weights if recipe.task.weights else None
-    dense = Checkpoint(recipe.task.digest(base), task, weights, None)
+    dense = Checkpoint(origin.key, task, weights, None, origin=origin)
     return Flow(recipe, targets, dense, runner)
 
 
@@ -191,6 +192,7 @@ def release(flow: Flow, store: Store, out: Path) -> Release:
         terms = _terms(candidate, alone=len(candidates) == 1)
         files |= {terms.engine: candidate.shipped.path, terms.dense: candidate.dense.path}
         released.append(judge_target(terms, evidence, candidate.shipped.path))
+    flow.dense.check_unchanged()  # measuring has read the validation data
     found = Release(flow.pruned().report(), tuple(released))
     exported = flow.exported().report()
     specs: dict[str, Spec] = {"recipe.json": flow.recipe, "export.json": exported}

@@ -18,9 +18,11 @@ from pydantic import (
 )
 
 from pipeline.data.arrays import FloatArray, Split, Targets
-from pipeline.data.digest import path_digest, value_digest
+from pipeline.data.digest import one_file, path_files
 from pipeline.data.images import Preprocessing, load_images
-from pipeline.data.imported_files import check_imports, code_digest, imported_files
+from pipeline.data.imported_files import check_imports, code_files, imported_files
+from pipeline.data.input_files import InputFiles, input_files
+from pipeline.data.origin import TaskOrigin
 from pipeline.data.user_code import user_code, user_function
 from profiles.errors import ConfigError, MissingExtra
 from profiles.machine.facts import versions
@@ -125,21 +127,25 @@ class ConfiguredTask(Spec):
         build = network_builder(self.network, self.classes, base)
         return Task(build, train, validation, preprocessing=self.preprocessing())
 
-    def digest(self, base: Path) -> str:
-        """A digest of everything a result can depend on."""
+    def origin(self, base: Path) -> TaskOrigin:
+        """Everything a result can depend on, its files as they are now."""
         source, _, _ = self.network.rpartition(":")
-        code = code_digest(base / source) if source.endswith(".py") else versions((source,))
-        paths = {
-            name: path_digest(base / path)
-            for name, path in (
-                ("weights", self.weights),
-                ("data", self.data),
-                ("class_names", self.class_names),
-            )
-            if path is not None
-        }
+        is_code = source.endswith(".py")
         rest = self.model_dump(mode="json", exclude={"weights", "data", "class_names"})
-        return value_digest([rest, code, paths])
+        return TaskOrigin(
+            fields=rest,
+            files={
+                **({"code": code_inputs(base / source)} if is_code else {}),
+                "weights": input_files(base / self.weights, one_file),
+                "data": input_files(base / self.data, path_files),
+                **(
+                    {"class_names": input_files(base / self.class_names, one_file)}
+                    if self.class_names
+                    else {}
+                ),
+            },
+            environment={} if is_code else versions((source,)),
+        )
 
 
 class FileTask(Spec):
@@ -168,11 +174,17 @@ class FileTask(Spec):
         source = base / self.file.rpartition(":")[0]
         return replace(task, network=with_known_imports(task.network, source, inputs))
 
-    def digest(self, base: Path) -> str:
-        """A digest of the function's file, what that imports, and every input named."""
-        paths = (*self.inputs, *([self.weights] if self.weights else []))
-        code = code_digest(base / self.file.rpartition(":")[0])
-        return value_digest([self.file, [code, *(path_digest(base / path) for path in paths)]])
+    def origin(self, base: Path) -> TaskOrigin:
+        """The function, its file, what that imports, and every input named, as they are now."""
+        source = base / self.file.rpartition(":")[0]
+        named = {f"input {number}": name for number, name in enumerate(self.inputs, 1)}
+        files = {
+            "code": code_inputs(source),
+            **{key: input_files(base / name, path_files) for key, name in named.items()},
+        }
+        if self.weights:
+            files["weights"] = input_files(base / self.weights, one_file)
+        return TaskOrigin(fields={"file": self.file}, files=files, environment={})
 
 
 def _kind_of_task(value: object) -> str:
@@ -233,6 +245,12 @@ def _check_model_exists(model: str, models: list[str], source: str) -> None:
     if model not in models:
         near = ", ".join(difflib.get_close_matches(model, models, n=3)) or "none like it"
         raise ConfigError(f"{source} has no model {model!r}; nearest: {near}")
+
+
+def code_inputs(source: Path) -> InputFiles:
+    """A Python file and what it imports; running it may change where imports are looked for."""
+    files = code_files(source)
+    return input_files(source, lambda _: files)
 
 
 def _read_lines(path: Path) -> list[str]:

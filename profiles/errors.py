@@ -2,6 +2,7 @@
 
 SlimgateError
 ├── ConfigError       2  a recipe, a weights file, data or an argument is wrong
+│   └── UnreadableError  2  a file is there, and the system does not let it be read now
 ├── MissingExtra      3  a library or tool this step needs is not installed
 ├── DeviceError       4  the device cannot be reached or does not answer
 ├── StageError        5  a stage could not produce its result
@@ -10,6 +11,9 @@ SlimgateError
 Exit codes 0, 1 and 6 are verdicts (pass, fail, inconclusive), not errors.
 Anything that is not a SlimgateError is a bug and shows its traceback.
 """
+
+import errno
+from pathlib import Path
 
 
 class SlimgateError(Exception):
@@ -22,6 +26,20 @@ class ConfigError(SlimgateError):
     """What the user wrote or handed in is wrong."""
 
     exit_code = 2
+
+
+class UnreadableError(ConfigError):
+    """A file is there, and could not be read: what is in it is not known."""
+
+
+NOT_A_FILE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
+"""What a system says of a path at which there is no file. All else may pass."""
+
+
+def reading_error(path: Path, error: OSError) -> ConfigError:
+    """The error to raise for a file that could not be read."""
+    kind = ConfigError if error.errno in NOT_A_FILE else UnreadableError
+    return kind(f"{path}: cannot be read ({error.strerror})")
 
 
 class MissingExtra(SlimgateError):

@@ -10,7 +10,7 @@ from typing import Annotated, TypeVar, get_args, get_origin
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Tag, ValidationError
 
-from profiles.errors import ConfigError
+from profiles.errors import ConfigError, reading_error
 
 MAX_CONFIG_BYTES = 1 << 20
 MAX_FOUND = 80
@@ -52,7 +52,7 @@ def read_spec(path: Path, kind: type[S]) -> S:
         with path.open("rb") as file:
             raw = file.read(MAX_CONFIG_BYTES + 1)
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
+        raise reading_error(path, error) from error
     except ValueError as error:  # a NUL in the path
         raise ConfigError(f"{path}: cannot be read ({error})") from error
     if len(raw) > MAX_CONFIG_BYTES:

@@ -62,7 +62,7 @@ def engines_named(names: str) -> tuple[str, ...]:
 
 def compare(flow: Flow, names: Sequence[str]) -> Iterator[Compared]:
     """Every precision of every runtime that is installed, the reference first."""
-    build = _build(flow, *REFERENCE)
+    build = reference(flow)
     beside = build.engine_file(flow.built_by(build).path)
     for name in sorted(names, key=lambda name: (name != REFERENCE[0], name)):
         try:
@@ -102,6 +102,11 @@ def _compared(flow: Flow, name: str, precision: Precision, beside: EngineFile) -
         time_ratio([r.shipped for r in runs], [r.dense for r in runs], timing.clock),
         control,
     )
+
+
+def reference(flow: Flow) -> Build:
+    """What builds the engine that the others are timed beside."""
+    return _build(flow, *REFERENCE)
 
 
 def _build(flow: Flow, name: str, precision: Precision) -> Build:

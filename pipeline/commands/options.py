@@ -19,6 +19,15 @@ CacheDir = Annotated[
         help="The store's folder; without it $SLIMGATE_CACHE, or the user's cache folder.",
     ),
 ]
+Refresh = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--refresh",
+        metavar="STAGE",
+        help="Make this stage's result again, and those of all stages after it; its name is as "
+        "`slimgate plan` prints it. May be given several times.",
+    ),
+]
 OutDir = Annotated[Path, typer.Option("--out", help="The folder that the result is written to.")]
 
 

@@ -2,10 +2,13 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from profiles.errors import ConfigError
+from profiles.errors import reading_error
+
+CODE_CACHE = "__pycache__"
+"""The folder in which Python keeps what it made of source files: importing them changes it."""
 
 
 def file_digest(path: Path) -> str:
@@ -14,15 +17,31 @@ def file_digest(path: Path) -> str:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
+        raise reading_error(path, error) from error
 
 
 def path_digest(path: Path) -> str:
     """The digest of a file, or of every file below a folder with its name."""
-    if not path.is_dir():
-        return file_digest(path)
-    files = {file.relative_to(path).as_posix(): file for file in _files_below(path, frozenset())}
+    return files_digest(path_files(path))
+
+
+def files_digest(files: Mapping[str, Path]) -> str:
+    """The digest of files with their names; of one named "" the digest of its bytes alone."""
+    if list(files) == [""]:
+        return file_digest(files[""])
     return value_digest({name: file_digest(files[name]) for name in sorted(files)})
+
+
+def one_file(path: Path) -> dict[str, Path]:
+    """A path that must be a file."""
+    return {"": path}
+
+
+def path_files(path: Path) -> dict[str, Path]:
+    """Every file below a folder by its name in it; a file itself, or what is missing, as ""."""
+    if not path.is_dir():
+        return {"": path}
+    return {file.relative_to(path).as_posix(): file for file in _files_below(path, frozenset())}
 
 
 def _files_below(folder: Path, above: frozenset[Path]) -> Iterator[Path]:
@@ -31,11 +50,11 @@ def _files_below(folder: Path, above: frozenset[Path]) -> Iterator[Path]:
     try:
         entries = sorted(folder.iterdir())
     except OSError as error:
-        raise ConfigError(f"{folder}: cannot be read ({error.strerror})") from error
+        raise reading_error(folder, error) from error
     for entry in entries:
         if entry.is_file():
             yield entry
-        elif entry.is_dir() and entry.resolve() not in above:
+        elif entry.is_dir() and entry.name != CODE_CACHE and entry.resolve() not in above:
             yield from _files_below(entry, above)
 
 

@@ -1,22 +1,26 @@
-"""What a user's Python file loads from its own folder: a change in it must make results anew."""
+"""What a user's Python file loads of the user's own: a change in it must make results anew."""
 
 import ast
 import os
 import sys
 from collections.abc import Collection, Iterator
-from importlib.machinery import PathFinder
+from importlib.machinery import BuiltinImporter, FrozenImporter, ModuleSpec, PathFinder
 from pathlib import Path
 
-from pipeline.data.digest import file_digest, value_digest
 from pipeline.data.user_code import NOT_USER_CODE
 from profiles.errors import ConfigError
 
+INSTALLED = {"site-packages", "dist-packages"}
+"""The folders into which packages are installed: their versions are in keys, not their files."""
+
 
 def imported_files(path: Path) -> tuple[Path, ...]:
-    """`path`, and every Python file that it imports from its own folder, however deep; sorted.
+    """`path`, and every Python file of the user's that it imports, however deep; sorted.
 
-    Imports inside functions count. What is imported under a computed name cannot be read off:
-    `check_imports` finds it once the code has run.
+    That is of its own folder, and of packages that are on the search path and are not installed
+    into it, such as one that `pip install -e` has put there. Imports inside functions count. What
+    is imported under a computed name cannot be read off: `check_imports` finds it, in the folder of
+    `path`, once the code has run.
     """
     top = path.resolve()
     found: set[Path] = set()
@@ -29,13 +33,15 @@ def imported_files(path: Path) -> tuple[Path, ...]:
     return tuple(sorted(found))
 
 
-def code_digest(path: Path) -> str:
-    """The digest of a Python file and of every file it imports from its own folder."""
+def code_files(path: Path) -> dict[str, Path]:
+    """A Python file and every file of the user's it imports, by their places as seen from its own
+    folder; as "" a file that imports none of them.
+    """
     files = imported_files(path)
     if len(files) == 1:
-        return file_digest(path)
+        return {"": path}
     folder = path.resolve().parent
-    return value_digest({os.path.relpath(file, folder): file_digest(file) for file in files})
+    return {os.path.relpath(file, folder): file for file in files}
 
 
 def check_imports(path: Path, known: Collection[Path]) -> None:
@@ -67,7 +73,7 @@ def _is_library(file: Path, folder: Path) -> bool:
 
 
 def _imports(file: Path, folder: Path) -> Iterator[Path]:
-    """The files of `folder` that one file imports."""
+    """The files of the user's that one file imports; `folder` is that of the first one."""
     try:
         tree = ast.parse(file.read_bytes())
     except (OSError, SyntaxError, ValueError):  # running it will say what is wrong
@@ -76,21 +82,43 @@ def _imports(file: Path, folder: Path) -> Iterator[Path]:
         if isinstance(node, ast.Import):
             for alias in node.names:
                 parts = alias.name.split(".")
-                if not _is_installed(parts[0], folder):
-                    yield from _files_of(folder, parts)
+                base = _place_of(parts[0], folder)
+                yield from _files_of(base, parts) if base else ()
         elif isinstance(node, ast.ImportFrom):
-            base = file.parents[node.level - 1] if node.level else folder
             parts = node.module.split(".") if node.module else []
-            if not node.level and _is_installed(parts[0], folder):
-                continue
+            base = file.parents[node.level - 1] if node.level else _place_of(parts[0], folder)
             for alias in node.names:
-                yield from _files_of(base, [*parts, alias.name])
+                yield from _files_of(base, [*parts, alias.name]) if base else ()
 
 
-def _is_installed(name: str, folder: Path) -> bool:
-    """Whether a top-level module is found elsewhere: the folder is the last place to look."""
+def _place_of(name: str, folder: Path) -> Path | None:
+    """The folder in which a top-level module is found: `folder` is the last place to look.
+
+    None for a module of Python's, of an installed package or of slimgate.
+    """
+    if name in sys.stdlib_module_names:
+        return None
     elsewhere = [place for place in sys.path if Path(place or ".").resolve() != folder]
-    return name in sys.stdlib_module_names or PathFinder.find_spec(name, elsewhere) is not None
+    spec = PathFinder.find_spec(name, elsewhere)
+    if spec is None and not any(_files_of(folder, [name])):
+        spec = _editable_spec(name)
+    if spec is None:
+        return folder
+    file = next(iter([*(spec.submodule_search_locations or ()), spec.origin or ""]))
+    path = Path(file).resolve()
+    is_ours = f"{path}{os.sep}".startswith(NOT_USER_CODE)
+    is_users = path.suffix in ("", ".py") and not is_ours and not INSTALLED & {*path.parts}
+    return path.parent if is_users else None
+
+
+def _editable_spec(name: str) -> ModuleSpec | None:
+    """What the finders say that installers add for packages whose files stay where they are."""
+    for finder in sys.meta_path:
+        if finder not in (BuiltinImporter, FrozenImporter, PathFinder):
+            spec = finder.find_spec(name, None)
+            if spec is not None:
+                return spec
+    return None
 
 
 def _files_of(base: Path, parts: list[str]) -> Iterator[Path]:

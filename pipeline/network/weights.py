@@ -65,17 +65,12 @@ def _is_pickle(raw: bytes) -> bool:
 
 def write_weights(network: nn.Module, path: Path) -> None:
     """Write every parameter and buffer of `network`, on the CPU, durably."""
-    write_tensors(
-        {name: value.detach().cpu().clone() for name, value in network.state_dict().items()}, path
-    )
+    values = {name: value.detach().cpu().clone() for name, value in network.state_dict().items()}
+    write_durably(save({name: value.contiguous() for name, value in values.items()}), path)
 
 
-def write_tensors(
-    tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None
-) -> None:
-    """Write tensors beside `path` first and rename, so that a kill leaves the old file."""
-    whole = {name: value.contiguous() for name, value in tensors.items()}
-    raw = save(whole, dict(metadata) if metadata else None)
+def write_durably(raw: bytes, path: Path) -> None:
+    """Write a file beside `path` first and rename it, so that a kill leaves the old one."""
     fresh = path.with_name(path.name + ".new")
     with fresh.open("wb") as file:
         file.write(raw)

@@ -28,6 +28,7 @@ from pipeline.store.reports import Baseline, CheckReport
 from pipeline.store.stage import Stage
 from pipeline.task import Task
 from pipeline.train.loop import train
+from pipeline.train.progress import ProgressFile
 from profiles.errors import ConfigError
 from profiles.spec import read_spec
 
@@ -82,9 +83,9 @@ class Check(Stage[Pruned, Checked]):
             baselines.append(repaired_baseline(f"random {seed}", setup, random(seed)))
         if self.scratch:
             plans = {"from scratch": plan, "small dense": even_plan(prunable, pruned.macs)}
-            baselines += self._trained_from_scratch(dense, plans, task, scratch)
+            baselines += self._trained_from_scratch(dense, plans, source, scratch)
         seeds = range(self.random_seeds, self.random_seeds + self.correlation_plans)
-        pairs = self._nearness_and_score(setup, map(random, seeds), task, scratch)
+        pairs = self._nearness_and_score(setup, map(random, seeds), source, scratch)
         report = CheckReport(
             baselines=tuple(baselines), kendall_tau=rank_correlation(pairs), plans=len(pairs)
         )
@@ -96,29 +97,30 @@ class Check(Stage[Pruned, Checked]):
         return Checked(key, out)
 
     def _trained_from_scratch(
-        self, dense: nn.Module, plans: Mapping[str, PruningPlan], task: Task, scratch: Path
+        self, dense: nn.Module, plans: Mapping[str, PruningPlan], source: Pruned, scratch: Path
     ) -> list[Baseline]:
         """The scores of the dense network pruned by each plan and trained from new weights."""
         found = []
         for name, plan in plans.items():
             network = apply_plan(dense, plan)
             reset_weights(network, self.seed)
-            score = self._score_after_training(network, task, scratch / f"{name}.safetensors")
+            saved = ProgressFile(scratch / name, source.check_unchanged)
+            score = self._score_after_training(network, source.task, saved)
             found.append(Baseline(name=name, distance=None, score=score))
         return found
 
     def _nearness_and_score(
-        self, setup: TrialSetup, plans: Iterable[PruningPlan], task: Task, scratch: Path
+        self, setup: TrialSetup, plans: Iterable[PruningPlan], source: Pruned, scratch: Path
     ) -> list[tuple[float, float]]:
         """For each plan, the negative distance after repair, and the score after training."""
         pairs = []
         for number, plan in enumerate(plans):
             network, distance = setup.try_plan(plan)
-            saved = scratch / f"plan {number}.safetensors"
-            pairs.append((-distance, self._score_after_training(network, task, saved)))
+            saved = ProgressFile(scratch / f"plan {number}", source.check_unchanged)
+            pairs.append((-distance, self._score_after_training(network, source.task, saved)))
         return pairs
 
-    def _score_after_training(self, network: nn.Module, task: Task, saved: Path) -> float:
+    def _score_after_training(self, network: nn.Module, task: Task, saved: ProgressFile) -> float:
         """The validation score after training on the task's loss alone."""
         if self.finetune is None:
             raise ConfigError("checks that train need the settings of [finetune]; add that table")

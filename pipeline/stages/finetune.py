@@ -11,6 +11,7 @@ from pipeline.store.reports import FineTuneReport
 from pipeline.store.stage import Stage
 from pipeline.train.epoch_record import best_of
 from pipeline.train.loop import train
+from pipeline.train.progress import ProgressFile
 from pipeline.train.settings import Settings
 
 
@@ -27,7 +28,8 @@ class FineTune(Settings, Stage[Checkpoint, Checkpoint]):
         device = compute_device()
         network = source.network().to(device)
         dense = source.teacher.network().to(device) if source.teacher and self.distill else None
-        epochs = train(network, dense, source.task, self, scratch / "epoch.safetensors")
+        saved = ProgressFile(scratch / "epoch", source.check_unchanged)
+        epochs = train(network, dense, source.task, self, saved)
         write_weights(network, out / "model.safetensors")
         report = FineTuneReport(epochs=epochs, best=best_of(epochs).epoch)
         write_json(out / "finetune.json", report)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.data.origin import TaskOrigin
 from pipeline.store.reports import BuildReport, CheckReport, ExportReport, PruneReport, RepairReport
 from pipeline.task import Task
 from profiles.errors import ConfigError
@@ -20,6 +21,9 @@ class Artifact(ABC):
 
     key: str
 
+    def check_unchanged(self) -> None:  # noqa: B027 - what comes of no file of the user's has none
+        """Raise ConfigError naming a file of the user's that has changed since `key` was made."""
+
 
 @dataclass(frozen=True)
 class Checkpoint(Artifact):
@@ -31,6 +35,13 @@ class Checkpoint(Artifact):
     plan: Path | None
     teacher: "Checkpoint | None" = None
     """The dense network that a pruned one descends from."""
+    origin: TaskOrigin | None = None
+    """What the dense network and its data come from, for a checkpoint that is the task itself."""
+
+    def check_unchanged(self) -> None:
+        origin = (self.teacher or self).origin
+        if origin is not None:
+            origin.check_unchanged()
 
     def network(self) -> "nn.Module":
         """The network built, pruned by the plan and loaded, in eval mode.
@@ -93,6 +104,9 @@ class OnnxModel(Artifact):
     folder: Path
     checkpoint: Checkpoint
     """The network it was exported from."""
+
+    def check_unchanged(self) -> None:
+        self.checkpoint.check_unchanged()
 
     @property
     def model(self) -> Path:

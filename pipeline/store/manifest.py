@@ -7,6 +7,7 @@ from pathlib import Path
 from pydantic import NonNegativeFloat, NonNegativeInt
 
 from pipeline.data.digest import file_digest
+from profiles.errors import reading_error
 from profiles.spec import Spec, read_spec
 
 MANIFEST = "MANIFEST.json"
@@ -32,47 +33,65 @@ def write_manifest(folder: Path, seconds: float) -> None:
     """Make every file of `folder` durable and list them in its manifest."""
     facts = {}
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        _sync(path)
+        sync(path)
         facts[path.relative_to(folder).as_posix()] = FileFacts(
             bytes=path.stat().st_size, sha256=file_digest(path)
         )
     manifest = folder / MANIFEST
     manifest.write_text(Manifest(seconds=seconds, files=facts).model_dump_json(indent=1))
-    _sync(manifest)
+    sync(manifest)
 
 
 def manifest_fault(folder: Path) -> str:
     """What differs between `folder` and its manifest; empty when nothing does.
 
-    Raises ConfigError when the manifest itself cannot be read.
+    Raises ConfigError when the manifest itself is none, and UnreadableError when something in the
+    folder is there and could not be read.
     """
     listed = read_spec(folder / MANIFEST, Manifest).files
-    found = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir()}
-    differing = (found - {MANIFEST}) ^ set(listed)
-    if differing:
-        name = min(differing)
-        return f"{folder / name} is {'missing' if name in listed else 'not in the manifest'}"
-    for name, facts in listed.items():
-        path = folder / name
-        if path.is_symlink() or path.stat().st_size != facts.bytes:
-            return f"{path} does not have the size in its manifest"
-        if file_digest(path) != facts.sha256:
-            return f"{path} does not have the content in its manifest"
+    try:
+        differing = (_files_below(folder) - {MANIFEST}) ^ set(listed)
+        if differing:
+            name = min(differing)
+            return f"{folder / name} is {'missing' if name in listed else 'not in the manifest'}"
+        for name, facts in listed.items():
+            path = folder / name
+            if path.is_symlink() or path.stat().st_size != facts.bytes:
+                return f"{path} does not have the size in its manifest"
+            if file_digest(path) != facts.sha256:
+                return f"{path} does not have the content in its manifest"
+    except OSError as error:
+        raise reading_error(Path(error.filename or folder), error) from error
     return ""
+
+
+def _files_below(folder: Path) -> set[str]:
+    """The names in `folder` of all that is no folder. Raises OSError where one cannot be read."""
+
+    def stop(error: OSError) -> None:
+        raise error
+
+    walk = os.walk(folder, onerror=stop)
+    return {
+        (Path(place) / name).relative_to(folder).as_posix()
+        for place, _, names in walk
+        for name in names
+    }
 
 
 def publish(work: Path, done: Path) -> None:
     """Rename a finished folder into place; if another run was first, its result stands."""
-    _sync(work)
+    sync(work)
     try:
         work.rename(done)
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
-    _sync(done.parent)
+    sync(done.parent)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Have what was written to a file, or put into a folder, outlast a power cut."""
     if path.is_dir() and os.name == "nt":
         return  # Windows has no handles for folders
     handle = os.open(path, os.O_RDONLY)

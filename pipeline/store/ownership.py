@@ -7,16 +7,27 @@ from pathlib import Path
 from profiles.errors import ConfigError
 
 MARK = ".slimgate-store"
-FOLDERS = ("done", "work", "scratch", "locks")
-ENTRY = re.compile(r"[0-9a-f]{64}(\.\w+)?")
-"""A digest, and in `work` a random end: the names of everything that a store puts into FOLDERS."""
+FOLDERS = ("done", "work", "scratch", "locks", "refreshed")
+KEY = re.compile(r"[0-9a-f]{64}")
+ENTRY = re.compile(rf"{KEY.pattern}(\.\w+)?")
+"""A digest, and in some of FOLDERS an end: the names of everything that a store puts there."""
 
 
 def claim(root: Path) -> None:
-    """Make `root` a store, or find that it is one.
+    """Make `root` a store, or find that it is one. Raises ConfigError as `check_place` does."""
+    check_place(root)
+    root.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileExistsError):  # another run began at the same moment
+        (root / MARK).touch(exist_ok=False)
+    for name in FOLDERS:
+        (root / name).mkdir(exist_ok=True)
 
-    Raises ConfigError where it holds anything that no store made, and where it or one of its
-    folders is a link or a file: a link would have us sweep what it points to.
+
+def check_place(root: Path) -> None:
+    """Raise ConfigError where `root` is no store and cannot become one.
+
+    That is where it holds anything that no store made, and where it or one of its folders is a
+    link or a file: a link would have us sweep what it points to.
     """
     advice = "name a new or empty folder with --cache or SLIMGATE_CACHE"
     for folder in (root / name for name in FOLDERS):
@@ -28,11 +39,6 @@ def claim(root: Path) -> None:
         stranger = _stranger(root)
         if stranger:
             raise ConfigError(f"{root}: holds {stranger}, which no store has made; {advice}")
-        root.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(FileExistsError):  # another run began at the same moment
-            (root / MARK).touch(exist_ok=False)
-    for name in FOLDERS:
-        (root / name).mkdir(exist_ok=True)
 
 
 def _stranger(root: Path) -> str:

@@ -4,6 +4,8 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import ClassVar, Generic, TypeVar
 
+from pydantic import JsonValue
+
 from pipeline.data.digest import value_digest
 from pipeline.store.artifacts import Artifact
 from profiles.machine.facts import versions
@@ -37,14 +39,20 @@ class Stage(Spec, ABC, Generic[In, Out]):
         """What the result depends on besides fields and source."""
         return versions(self.LIBRARIES)
 
-    def key(self, source: In) -> str:
+    def depends_on(self, source: In, refreshed: int = 0) -> dict[str, JsonValue]:
+        """The parts of the key: all that the result depends on.
+
+        `refreshed` counts how often a user had the result made again: each time is another result.
+        """
+        return {
+            "stage": type(self).__name__,
+            "version": self.VERSION,
+            "fields": self.model_dump(mode="json"),
+            "source": source.key,
+            "environment": dict(self.environment()),
+            **({"refreshed": refreshed} if refreshed else {}),
+        }
+
+    def key(self, source: In, refreshed: int = 0) -> str:
         """The digest of all that the result depends on; known before it is made."""
-        return value_digest(
-            {
-                "stage": type(self).__name__,
-                "version": self.VERSION,
-                "fields": self.model_dump(mode="json"),
-                "source": source.key,
-                "environment": self.environment(),
-            }
-        )
+        return value_digest(self.depends_on(source, refreshed))

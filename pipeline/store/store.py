@@ -1,8 +1,7 @@
 """The store: a stage runs once for one configuration and one source.
 
 A result is written to a folder of its own, made durable, and renamed into place together with
-a manifest; a killed run leaves nothing that looks finished. Safety never rests on a lock: the
-lock only saves two runs from doing the same work, and tells a dead run's leftovers.
+a manifest; a killed run leaves nothing that looks finished. That never rests on a lock.
 """
 
 import contextlib
@@ -11,19 +10,23 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import platformdirs
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from pipeline.data.digest import value_digest
-from pipeline.store.files import disk_faults
-from pipeline.store.manifest import manifest_fault, publish, write_manifest
+from pipeline.store.artifacts import Checkpoint
+from pipeline.store.files import disk_faults, write_json
+from pipeline.store.key_record import KEY_RECORD, KeyRecord
+from pipeline.store.locks import Locks
+from pipeline.store.manifest import publish, sync, write_manifest
 from pipeline.store.ownership import ENTRY, claim
+from pipeline.store.results import Results
 from pipeline.store.runner import StageRecord
 from pipeline.store.stage import In, Out, Stage
-from profiles.errors import ConfigError, StageError
+from profiles.errors import StageError
 
 log = logging.getLogger("slimgate")
 
@@ -34,36 +37,44 @@ SCRATCH_DAYS = 30
 class Store:
     """A runner whose results are kept on disk below `root`.
 
-    `records` has what became of each stage, in the order they ran.
+    `refresh` names stages whose results are made again, and with them those of the stages after
+    them. `records` has what became of each stage, in the order they ran.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, refresh: Collection[str] = ()) -> None:
         self._root = root
+        self.refresh = frozenset(refresh)
         self.records: list[StageRecord] = []
+        self._keys: dict[str, str] = {}
         with disk_faults(root):
             claim(root)
+            self.results = Results(root)
+            self._locks = Locks(root / "locks")
             self._sweep()
 
     def run(self, name: str, stage: Stage[In, Out], source: In) -> Out:
-        """The stage's artifact, from the store when it is there whole, else made now."""
-        key = stage.key(source)
-        done = self._root / "done" / key
-        if not any(record.key == key for record in self.records):
-            start = time.perf_counter()
-            cached = self._is_whole(done) or not self._make_once(name, stage, source, key)
-            if not cached and not self._is_whole(done):
-                raise StageError(
-                    f"{done}: a damaged result stands there and cannot be removed; remove it by "
-                    "hand, or name another store with --cache"
-                )
-            seconds = time.perf_counter() - start
-            log.info("%s: %s, %.1f s", name, "cached" if cached else "done", seconds)
-            self.records.append(StageRecord(name, key, cached, seconds))
-        return stage.load(source, done, key)
+        """The stage's artifact, from the store when it is there whole, else made now.
 
-    def has(self, key: str) -> bool:
-        """Whether the result `key` is in the store, whole."""
-        return self._is_whole(self._root / "done" / key)
+        Raises StageError where a result is there and cannot be read, and leaves it there.
+        """
+        first = stage.key(source)
+        if first not in self._keys:
+            with disk_faults(self._root):
+                self._keys[first] = self._provide(name, stage, source)
+        key = self._keys[first]
+        return stage.load(source, self.results.folder(key), key)
+
+    def remove(self, key: str) -> bool:
+        """Remove a result, and what was begun of it; False where a run is at it or uses it."""
+        with disk_faults(self._root), self._locks.unused(key) as unused:
+            if unused:
+                # Out of sight in one step: a kill leaves no half of it that looks like a result.
+                for folder in (self.results.folder(key), self._root / "scratch" / key):
+                    aside = Path(tempfile.mkdtemp(prefix=f"{key}.", dir=self._root / "work"))
+                    if folder.exists():
+                        folder.rename(aside / "removed")
+                    shutil.rmtree(aside, ignore_errors=True)
+        return unused
 
     @contextlib.contextmanager
     def alone(self, purpose: str) -> Iterator[None]:
@@ -71,59 +82,80 @@ class Store:
         with FileLock(self._root / "locks" / value_digest(purpose)):
             yield
 
-    def _make_once(self, name: str, stage: Stage[In, Out], source: In, key: str) -> bool:
-        """Make the result, unless another run is at it: then wait. Whether this run made it."""
-        lock = FileLock(self._root / "locks" / key)
-        with contextlib.ExitStack() as stack:
-            try:
-                stack.enter_context(lock.acquire(timeout=0))
-            except Timeout:
-                log.info("%s: another run is making this result; waiting for it", name)
-                stack.enter_context(lock.acquire())
-            if self._is_whole(self._root / "done" / key):
-                return False
-            self._make(name, stage, source, key)
-            return True
+    def _provide(self, name: str, stage: Stage[In, Out], source: In) -> str:
+        """Find the result or make it, and record that; its key.
 
-    def _make(self, name: str, stage: Stage[In, Out], source: In, key: str) -> None:
-        log.info("%s ...", name)
+        A result that is made again has a key of its own, and so have all that come of it: none of
+        them can be taken for one of before, at whatever moment a run is killed.
+        """
+        first, start = stage.key(source), time.perf_counter()
+        times = self.results.refreshed(first) + (name in self.refresh)
+        key = stage.key(source, times)
+        with self._locks.turn(name, key):
+            self._locks.use(key)
+            cached = self._is_whole(key)
+            if cached:
+                _note_use(self.results.folder(key))
+            else:
+                self._make(stage, source, key, _key_record(name, stage, source, times))
+        if name in self.refresh:
+            mark = self._root / "refreshed" / f"{first}.{times}"
+            mark.touch()
+            sync(mark.parent)
+        seconds = time.perf_counter() - start
+        log.info("%s: %s, %.1f s", name, "cached" if cached else "done", seconds)
+        self.records.append(StageRecord(name, key, cached, seconds))
+        return key
+
+    def _make(self, stage: Stage[In, Out], source: In, key: str, record: KeyRecord) -> None:
+        log.info("%s ...", record.stage)
         start = time.perf_counter()
-        scratch = self._root / "scratch" / key
-        with disk_faults(self._root):
-            work = Path(tempfile.mkdtemp(prefix=f"{key}.", dir=self._root / "work"))
-            try:
-                stage.run(source, work, scratch)
-                write_manifest(work, time.perf_counter() - start)
-                publish(work, self._root / "done" / key)
-            finally:
-                shutil.rmtree(work, ignore_errors=True)
-            shutil.rmtree(scratch, ignore_errors=True)
-
-    def _is_whole(self, folder: Path) -> bool:
-        """Whether the folder is there and every byte is as its manifest says."""
-        if not folder.exists():
-            return False
+        scratch, done = self._root / "scratch" / key, self.results.folder(key)
+        work = Path(tempfile.mkdtemp(prefix=f"{key}.", dir=self._root / "work"))
         try:
-            fault = manifest_fault(folder)
-        except (ConfigError, OSError) as error:  # of a bad sector, too
-            fault = str(error)
-        if fault:
-            log.warning("a stored result is damaged and will be made again: %s", fault)
+            stage.run(source, work, scratch)
+            source.check_unchanged()
+            write_json(work / KEY_RECORD, record)
+            write_manifest(work, time.perf_counter() - start)
+            publish(work, done)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+        shutil.rmtree(scratch, ignore_errors=True)
+        if not self._is_whole(key):
+            raise StageError(
+                f"{done}: a damaged result stands there and cannot be removed; remove it by "
+                "hand, or name another store with --cache"
+            )
+
+    def _is_whole(self, key: str) -> bool:
+        """Whether the result is there and every byte as its manifest says; damaged, it is removed.
+
+        Raises StageError where that cannot be known.
+        """
+        found, folder = self.results.examine(key), self.results.folder(key)
+        if found.state == "unreadable":
+            raise StageError(
+                f"{found.reason}; the stored result is left as it is: run again once it can be "
+                f"read, or remove {folder} to have it made again"
+            )
+        if found.state == "damaged":
+            log.warning("a stored result is damaged and will be made again: %s", found.reason)
             if folder.is_dir() and not folder.is_symlink():
                 shutil.rmtree(folder, ignore_errors=True)
             else:
                 folder.unlink(missing_ok=True)
-        return not fault
+        return found.state == "whole"
 
     def _sweep(self) -> None:
         """Remove what dead runs left: a live one holds the lock of its key.
 
         Only what bears a name that a store gives; another run may sweep at the same moment.
         """
+        self._locks.sweep()
         for work in self._own("work"):
-            key = work.name.partition(".")[0]
-            with contextlib.suppress(Timeout), FileLock(self._root / "locks" / key, timeout=0):
-                shutil.rmtree(work, ignore_errors=True)
+            with self._locks.unused(work.name.partition(".")[0]) as unused:
+                if unused:
+                    shutil.rmtree(work, ignore_errors=True)
         oldest = time.time() - SCRATCH_DAYS * 86400
         for scratch in self._own("scratch"):
             with contextlib.suppress(FileNotFoundError):
@@ -135,6 +167,18 @@ class Store:
         """What the store itself has put into one of its folders."""
         entries = (self._root / folder).iterdir()
         return [one for one in entries if ENTRY.fullmatch(one.name) and not one.is_symlink()]
+
+
+def _key_record(name: str, stage: Stage[In, Out], source: In, refreshed: int) -> KeyRecord:
+    origin = source.origin if isinstance(source, Checkpoint) else None
+    task = origin.depends_on() if origin else None
+    return KeyRecord(stage=name, depends_on=stage.depends_on(source, refreshed), task=task)
+
+
+def _note_use(folder: Path) -> None:
+    """Give a result's folder the time of its last use; nothing depends on it."""
+    with contextlib.suppress(OSError):
+        os.utime(folder)
 
 
 def default_root() -> Path:

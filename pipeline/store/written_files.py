@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pipeline.data.digest import file_digest
 from pipeline.store.files import disk_faults
-from profiles.errors import ConfigError
+from profiles.errors import ConfigError, UnreadableError
 from profiles.spec import Spec, read_spec
 
 RECORD = ".slimgate-files.json"
@@ -68,9 +68,11 @@ def is_same(there: Path, ours: Path) -> bool:
 
 
 def _record(folder: Path) -> WrittenFiles:
-    """What the folder's record says; nothing where there is none or it cannot be read."""
+    """What the folder's record says; nothing where there is none or it is damaged."""
     try:
         return read_spec(folder / RECORD, WrittenFiles)
+    except UnreadableError:
+        raise
     except ConfigError:
         return WrittenFiles()
 

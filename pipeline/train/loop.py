@@ -1,7 +1,6 @@
 """A short training: distillation from the dense network, the best epoch kept, resumable."""
 
 import logging
-from pathlib import Path
 
 from torch import nn
 
@@ -9,7 +8,7 @@ from pipeline.network.distance import teacher_for_task
 from pipeline.task import Task
 from pipeline.train.epoch import TrainingPlan, start_of, train_epoch
 from pipeline.train.epoch_record import Epoch
-from pipeline.train.progress import read_progress, save_progress
+from pipeline.train.progress import ProgressFile
 from pipeline.train.settings import Settings
 from pipeline.train.trainable import others_frozen, trainable_names
 
@@ -17,24 +16,28 @@ log = logging.getLogger("slimgate")
 
 
 def train(
-    network: nn.Module, dense: nn.Module | None, task: Task, settings: Settings, saved: Path
+    network: nn.Module,
+    dense: nn.Module | None,
+    task: Task,
+    settings: Settings,
+    saved: ProgressFile,
 ) -> tuple[Epoch, ...]:
     """Train `network` in place, to end with the weights of the best epoch; every epoch.
 
     The untrained network counts as epoch 0, so the result is never worse on the held-out samples
     than before. `dense`, on the same device, is the teacher, if there is one and `distill` asks
-    for it. A killed run goes on from `saved`, the file of its last whole epoch, to the same end.
+    for it. A killed run goes on from `saved`, its last whole epoch, to the same end.
     """
     plan = _plan(dense, task, settings)
-    if saved.exists():
-        progress = read_progress(saved, next(network.parameters()).device)
-        log.info("  resuming after epoch %d", progress.epochs[-1].epoch)
-    else:
+    progress = saved.read(next(network.parameters()).device)
+    if progress is None:
         progress = start_of(network, plan)
+    else:
+        log.info("  resuming after epoch %d", progress.epochs[-1].epoch)
     with others_frozen(network, trainable_names(network, settings.trainable)):
         while len(progress.epochs) <= settings.epochs:
             progress = train_epoch(network, plan, progress)
-            save_progress(progress, saved)
+            saved.save(progress)
             _log(progress.epochs[-1], settings.epochs)
     network.load_state_dict(progress.best)
     return progress.epochs

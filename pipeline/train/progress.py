@@ -1,16 +1,23 @@
 """What the next epoch of a training starts from, and the file from which it is resumed."""
 
+import hashlib
 import json
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors.torch import load, save
 from torch import Tensor
 
-from pipeline.network.weights import read_weights, write_tensors
+from pipeline.network.weights import write_durably
 from pipeline.train.epoch_record import Epoch
+
+log = logging.getLogger("slimgate")
+
+SEAL_BYTES = 65
+"""A SHA-256 in hexadecimal digits, and the end of the line."""
 
 
 @dataclass(frozen=True)
@@ -29,29 +36,63 @@ class Progress:
     """The moving average of weights and buffers; empty without `ema`."""
 
 
-def save_progress(progress: Progress, path: Path) -> None:
-    """Write one safetensors file, its folder made where it is missing."""
-    parts = {
-        "network": progress.network,
-        "best": progress.best,
-        "moments": progress.moments,
-        "average": progress.average,
-    }
-    tensors = {
-        f"{part}/{name}": value.cpu().clone()
-        for part, values in parts.items()
-        for name, value in values.items()
-    }
-    epochs = json.dumps([epoch.model_dump() for epoch in progress.epochs])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_tensors(tensors, path, {"epochs": epochs})
+@dataclass(frozen=True)
+class ProgressFile:
+    """The file from which a killed training goes on.
+
+    Its first line is the SHA-256 of its folder's and its own name and of the rest, a safetensors
+    file. The folder bears the key of the result: a file of another training is as good as damaged.
+    """
+
+    path: Path
+    check_inputs: Callable[[], None]
+    """Raises where what is trained on is no longer what it was: an epoch of it is not kept."""
+
+    def save(self, progress: Progress) -> None:
+        """Put `progress` in place of what was saved before, its folder made where it is missing."""
+        self.check_inputs()
+        parts = {
+            "network": progress.network,
+            "best": progress.best,
+            "moments": progress.moments,
+            "average": progress.average,
+        }
+        tensors = {
+            f"{part}/{name}": value.cpu().clone().contiguous()
+            for part, values in parts.items()
+            for name, value in values.items()
+        }
+        epochs = json.dumps([epoch.model_dump() for epoch in progress.epochs])
+        raw = save(tensors, {"epochs": epochs})
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        write_durably(self._seal(raw) + raw, self.path)
+
+    def read(self, device: torch.device) -> Progress | None:
+        """What was saved, its tensors on `device`; None where nothing was, or it is damaged.
+
+        A damaged file is removed. Raises OSError where it cannot be read at all.
+        """
+        try:
+            raw = self.path.read_bytes()
+        except FileNotFoundError:
+            return None
+        head, rest = raw[:SEAL_BYTES], raw[SEAL_BYTES:]
+        if head == self._seal(rest):
+            return _progress(rest, device)
+        log.warning("  %s is damaged; the training begins again", self.path)
+        self.path.unlink()
+        return None
+
+    def _seal(self, raw: bytes) -> bytes:
+        names = f"{self.path.parent.name}/{self.path.name}\n".encode()
+        return hashlib.sha256(names + raw).hexdigest().encode() + b"\n"
 
 
-def read_progress(path: Path, device: torch.device) -> Progress:
-    """What `save_progress` wrote, its tensors on `device`."""
-    tensors = read_weights(path)
-    with safe_open(path, "pt") as file:
-        epochs = json.loads(file.metadata()["epochs"])
+def _progress(raw: bytes, device: torch.device) -> Progress:
+    length = int.from_bytes(raw[:8], "little")
+    header = json.loads(raw[8 : 8 + length])
+    epochs = json.loads(header["__metadata__"]["epochs"])
+    tensors = load(raw)
 
     def part(prefix: str) -> dict[str, Tensor]:
         found = ((n.partition("/"), value) for n, value in tensors.items())

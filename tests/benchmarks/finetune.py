@@ -37,10 +37,11 @@ from torch import Tensor, nn
 from pipeline.api import prune
 from pipeline.data.digest import file_digest, value_digest
 from pipeline.network.costs import macs_model
-from pipeline.network.weights import load_weights, read_weights, write_weights
+from pipeline.network.weights import load_weights, write_weights
 from pipeline.repair.recoveries import Recovery
 from pipeline.repair.recoveries.least_squares import LeastSquares
 from pipeline.train.loop import train
+from pipeline.train.progress import ProgressFile
 from pipeline.train.settings import Settings
 
 NETWORK = "resnet56"
@@ -116,23 +117,22 @@ class Bench:
         yield self.row(method, self.settings.epochs, network, peer)
 
 
-def fine_tune(network: nn.Module, teacher: nn.Module | None, bench: Bench) -> Path:
-    """Train in place; the file of the last epoch, from which a killed run of the same goes on."""
+def fine_tune(network: nn.Module, teacher: nn.Module | None, bench: Bench) -> ProgressFile:
+    """Train in place; the last epoch, from which a killed run of the same goes on."""
     start = bench.folder / "start.safetensors"
     write_weights(network, start)
     settings = bench.settings.model_dump(mode="json")
     name = value_digest([[*bench.real.example.shape], file_digest(start), settings])
-    saved = bench.folder / f"{name}.safetensors"
+    saved = ProgressFile(bench.folder / name, lambda: None)
     train(network, teacher, bench.real.task, bench.settings, saved)
     return saved
 
 
-def last_epoch(network: nn.Module, saved: Path) -> None:
+def last_epoch(network: nn.Module, saved: ProgressFile) -> None:
     """Give `network` the weights of the last epoch in place of those of the best."""
-    part = "network/"
-    tensors = read_weights(saved).items()
-    last = {name.removeprefix(part): value for name, value in tensors if name.startswith(part)}
-    load_weights(network, last, "the last epoch")
+    last = saved.read(next(network.parameters()).device)
+    assert last is not None
+    load_weights(network, last.network, "the last epoch")
 
 
 def all_rows(bench: Bench) -> Iterator[Row]:

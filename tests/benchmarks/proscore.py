@@ -42,6 +42,7 @@ from pipeline.repair.recoveries import Recovery
 from pipeline.repair.recoveries.bn_recalibrate import BnRecalibrate
 from pipeline.repair.recoveries.least_squares import LeastSquares
 from pipeline.train.loop import train
+from pipeline.train.progress import ProgressFile
 from pipeline.train.settings import Settings
 
 NETWORKS = ("resnet20", "resnet56")
@@ -138,7 +139,8 @@ def finetune(network: nn.Module, real: Real, seed: int, images: int | None) -> N
         seed=seed,
     )
     with TemporaryDirectory() as folder:
-        train(network, None, real.task, settings, Path(folder) / "epoch.safetensors")
+        saved = ProgressFile(Path(folder) / "epoch", lambda: None)
+        train(network, None, real.task, settings, saved)
 
 
 def correlation_rows(prepared: Prepared) -> Iterator[Row]:

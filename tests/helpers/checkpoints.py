@@ -11,6 +11,7 @@ from pipeline.data.arrays import FloatArray
 from pipeline.stages.prune import Prune
 from pipeline.store.artifacts import Checkpoint, Pruned
 from pipeline.task import Task
+from pipeline.train.progress import ProgressFile
 
 
 class Tints:
@@ -42,6 +43,11 @@ def squared(outputs: Tensor, targets: Tensor) -> Tensor:
 def checkpoint(kind: type[nn.Module] = Chain) -> Checkpoint:
     larger = Task(lambda: trained(kind), Tints(160, 0), Tints(40, 1))
     return Checkpoint("dense", larger, None, None)
+
+
+def kept_at(path: Path) -> ProgressFile:
+    """The progress of a training whose data stays as it is."""
+    return ProgressFile(path, lambda: None)
 
 
 def folder(path: Path) -> Path:

@@ -13,6 +13,7 @@ from pipeline.stages.finetune import FineTune
 from pipeline.stages.prune import Prune
 from pipeline.stages.recover import Recover
 from pipeline.store.artifacts import Checkpoint
+from pipeline.store.results import Results
 from pipeline.store.runner import DryRun
 from pipeline.store.store import Store
 from pipeline.task import FileTask, Task
@@ -90,7 +91,7 @@ def test_the_first_step_leaves_more_than_the_last(tmp_path: Path) -> None:
     first, last = recipe(Schedule(steps=2)).prune_steps()
     assert first == PRUNE.model_copy(update={"macs_ratio": 0.4 + 0.6 / 8})
     assert last == PRUNE
-    planned = DryRun(Store(tmp_path).has)
+    planned = DryRun(Results(tmp_path))
     flow(recipe(Schedule(steps=2)), planned).recovered()
     assert [row.name for row in planned.records] == ["prune 1", "recover 1", "prune", "recover"]
 
@@ -98,7 +99,7 @@ def test_the_first_step_leaves_more_than_the_last(tmp_path: Path) -> None:
 def test_one_step_is_the_very_result_of_a_recipe_without_a_schedule(tmp_path: Path) -> None:
     rows = []
     for asked in (recipe(Schedule(power=2, epochs=1)), recipe(Schedule())):
-        planned = DryRun(Store(tmp_path).has)
+        planned = DryRun(Results(tmp_path))
         flow(asked, planned).finetuned()
         rows.append(planned.records)
     assert rows[0] == rows[1]

@@ -1,10 +1,13 @@
-"""A stage's key covers every file that the user's code loads from its own folder."""
+"""A stage's key covers every file of the user's that the user's code loads."""
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
+from types import ModuleType
 
 import pytest
-from user_project import TASK, Project
+from user_project import NETWORK, TASK, Project
 
 from pipeline.data.digest import path_digest
 from pipeline.data.imported_files import imported_files
@@ -43,6 +46,47 @@ def test_a_file_that_cannot_be_parsed_is_itself_alone(tmp_path: Path) -> None:
     assert imported_files(tmp_path / "top.py") == ((tmp_path / "top.py").resolve(),)
 
 
+PACKAGE = {
+    "mine/__init__.py": "",
+    "mine/blocks.py": "import mine.widths\nfrom . import norms\nimport torch\n",
+    "mine/widths.py": "",
+    "mine/norms.py": "",
+    "mine/never.py": "",
+    "single.py": "import top\n",
+}
+
+
+class Editable:
+    """Finds a package where its files are, as what `pip install -e` puts into `sys.meta_path`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        return PathFinder.find_spec(name, [str(self._folder)])
+
+
+@pytest.mark.parametrize("editable", [False, True])
+def test_packages_of_the_users_that_lie_elsewhere_are_followed(
+    editable: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "lib", PACKAGE)
+    write(tmp_path / "site-packages", {"installed/__init__.py": "", "alone.py": ""})
+    source = "import mine.blocks, single, installed\nimport alone, pipeline.task, pytest\n"
+    write(tmp_path / "project", {"top.py": source})
+    if editable:
+        monkeypatch.setattr(sys, "meta_path", [*sys.meta_path, Editable(tmp_path / "lib")])
+    else:
+        monkeypatch.syspath_prepend(tmp_path / "lib")
+    monkeypatch.syspath_prepend(tmp_path / "site-packages")
+    found = imported_files(tmp_path / "project" / "top.py")
+    names = {path.relative_to(tmp_path.resolve()).as_posix() for path in found}
+    never = {"lib/mine/never.py"}
+    assert names == {"project/top.py", *(f"lib/{name}" for name in PACKAGE)} - never
+
+
 def key(project: Project) -> str:
     outcome = project.slimgate("plan", project.folder / "recipe.toml")
     assert outcome.code == 0, outcome.err
@@ -56,6 +100,19 @@ def split(project: Project) -> Project:
     (project.folder / "blocks.py").write_text(net)
     (project.folder / "net.py").write_text("from blocks import network\n")
     return project
+
+
+def test_a_change_in_a_package_that_lies_elsewhere_makes_results_anew(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net = project.folder / "net.py"
+    write(tmp_path / "lib", {"mine_too/__init__.py": net.read_text()})
+    monkeypatch.syspath_prepend(tmp_path / "lib")
+    net.write_text("from mine_too import network\n")
+    before = key(project)
+    assert key(project) == before
+    write(tmp_path / "lib", {"mine_too/__init__.py": NETWORK + "# changed\n"})
+    assert key(project) != before
 
 
 @pytest.mark.parametrize("by_file", [False, True])

@@ -15,6 +15,7 @@ import pytest
 
 from pipeline.store.artifacts import Artifact
 from pipeline.store.manifest import MANIFEST, manifest_fault, publish, write_manifest
+from pipeline.store.results import Results
 from pipeline.store.runner import DryRun
 from pipeline.store.stage import Stage
 from pipeline.store.store import Store
@@ -122,7 +123,7 @@ def test_an_extra_file_makes_a_result_damaged(tmp_path: Path) -> None:
     key = store.run("copy", Copy(text="a"), SOURCE).key
     (tmp_path / "done" / key / "extra").write_text("")
     assert "not in the manifest" in manifest_fault(tmp_path / "done" / key)
-    assert not Store(tmp_path).has(key)
+    assert Results(tmp_path).examine(key).state == "damaged"
 
 
 def test_a_failing_stage_leaves_nothing(tmp_path: Path) -> None:
@@ -136,10 +137,13 @@ def test_a_dry_run_runs_nothing_and_knows_the_keys_ahead(tmp_path: Path) -> None
     store = Store(tmp_path)
     first = store.run("first", Copy(text="a"), SOURCE)
     Copy.RUNS.clear()
-    dry = DryRun(Store(tmp_path).has)
+    dry = DryRun(Results(tmp_path))
     second = dry.run("second", Copy(text="b"), dry.run("first", Copy(text="a"), SOURCE))
     assert Copy.RUNS == []
-    assert [(row.name, row.cached) for row in dry.records] == [("first", True), ("second", False)]
+    assert [(row.name, row.found.state) for row in dry.records] == [
+        ("first", "whole"),
+        ("second", "absent"),
+    ]
     assert store.run("second", Copy(text="b"), first).key == second.key
 
 

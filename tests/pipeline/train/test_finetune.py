@@ -1,23 +1,25 @@
 """Fine-tuning by design: taught by the dense network, on few samples or few parameters."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from checkpoints import Tints, checkpoint, folder, pruned, squared, task
+from checkpoints import Tints, checkpoint, folder, kept_at, pruned, squared, task
 from networks import Chain, Concat, Residual, trained
+from read_errors import no_more_files_to_open
 from torch import Tensor, nn
 
 from pipeline.data.arrays import FloatArray
-from pipeline.network.weights import read_weights
 from pipeline.stages.finetune import FineTune
 from pipeline.store.reports import FineTuneReport
 from pipeline.train.epoch_record import Epoch, best_of
 from pipeline.train.loop import train
 from pipeline.train.optimizer import USUAL_SIZE
 from pipeline.train.precision import low_precision
+from pipeline.train.progress import SEAL_BYTES, Progress
 from pipeline.train.settings import Settings
 from pipeline.train.trainable import trainable_names
 from profiles.errors import ConfigError
@@ -28,6 +30,12 @@ SETTINGS = Settings(epochs=2, learning_rate=0.02, batch_size=16, augment="crop_f
 
 def with_settings(**changes: str | float | None) -> Settings:
     return Settings.model_validate({**SETTINGS.model_dump(), **changes})
+
+
+def last_of(saved: Path) -> Progress:
+    found = kept_at(saved).read(torch.device("cpu"))
+    assert found is not None
+    return found
 
 
 def state(network: nn.Module) -> dict[str, Tensor]:
@@ -53,7 +61,7 @@ def test_the_dense_network_sees_what_the_pruned_one_sees_and_stays_what_it_was(
 ) -> None:
     network, dense = Watched(trained(Residual)), Watched(trained(Residual).train())
     before = state(dense)
-    train(network, dense, task(Residual), SETTINGS, tmp_path / "saved")
+    train(network, dense, task(Residual), SETTINGS, kept_at(tmp_path / "saved"))
     assert all(torch.equal(value, before[name]) for name, value in state(dense).items())
     assert all(parameter.grad is None for parameter in dense.parameters())
     assert {training for training, _ in dense.seen} == {False}
@@ -65,7 +73,9 @@ def test_the_dense_network_sees_what_the_pruned_one_sees_and_stays_what_it_was(
 
 def test_without_distillation_the_dense_network_does_not_run(tmp_path: Path) -> None:
     dense = Watched(trained(Chain))
-    epochs = train(trained(Chain), dense, task(), with_settings(distill=0), tmp_path / "saved")
+    epochs = train(
+        trained(Chain), dense, task(), with_settings(distill=0), kept_at(tmp_path / "saved")
+    )
     assert not dense.seen
     assert {epoch.distance for epoch in epochs} == {None}
 
@@ -76,7 +86,7 @@ def test_distillation_alone_brings_a_network_near_the_dense_one(loss: str, tmp_p
     network, dense = trained(Chain), trained(Chain)
     nn.init.normal_(network.get_parameter("fc.weight"))
     settings = with_settings(distill=1, epochs=4, augment="none")
-    epochs = train(network, dense, asked, settings, tmp_path / "saved")
+    epochs = train(network, dense, asked, settings, kept_at(tmp_path / "saved"))
     distances = [epoch.distance or 0 for epoch in epochs]
     assert min(distances) < 0.5 * distances[0]
     assert best_of(epochs).distance == min(distances)
@@ -97,7 +107,7 @@ def test_the_network_ends_with_the_weights_of_its_best_epoch(tmp_path: Path) -> 
     network = trained(Chain)
     before = state(network)
     harmful = with_settings(learning_rate=2.0)
-    epochs = train(network, trained(Chain), task(), harmful, tmp_path / "saved")
+    epochs = train(network, trained(Chain), task(), harmful, kept_at(tmp_path / "saved"))
     assert best_of(epochs) is epochs[0]
     assert epochs[0].distance == 0
     assert all(torch.equal(value, before[name]) for name, value in state(network).items())
@@ -110,14 +120,12 @@ def test_norm_bias_head_trains_these_alone_and_freezes_the_rest_for_a_while(
     few = trainable_names(network, "norm_bias_head")
     assert few == {"bn1.weight", "bn1.bias", "conv2.bias", "fc.weight", "fc.bias"}
     before, saved = state(network), tmp_path / "saved"
-    train(network, None, task(), with_settings(trainable="norm_bias_head"), saved)
-    after = read_weights(saved)
-    changed = {name for name in before if not torch.equal(after[f"network/{name}"], before[name])}
+    train(network, None, task(), with_settings(trainable="norm_bias_head"), kept_at(saved))
+    after = last_of(saved)
+    changed = {name for name in before if not torch.equal(after.network[name], before[name])}
     assert changed == few | {"bn1.running_mean", "bn1.running_var", "bn1.num_batches_tracked"}
     moments = ("step", "exp_avg", "exp_avg_sq")
-    assert {name for name in after if name.startswith("moments/")} == {
-        f"moments/{name}/{part}" for name in few for part in moments
-    }
+    assert set(after.moments) == {f"{name}/{part}" for name in few for part in moments}
     assert all(parameter.requires_grad for parameter in network.parameters())
 
 
@@ -148,16 +156,16 @@ def test_the_moving_average_of_one_step_by_hand_is_scored_and_kept(tmp_path: Pat
     network = trained(Chain)
     before, saved = state(network), tmp_path / "saved"
     settings = with_settings(epochs=1, batch_size=64, ema=0.75, augment="none", learning_rate=0.5)
-    epochs = train(network, None, task(), settings, saved)
-    after = read_weights(saved)
+    epochs = train(network, None, task(), settings, kept_at(saved))
+    after = last_of(saved)
     for name, start in before.items():
-        step, average = after[f"network/{name}"], after[f"average/{name}"]
+        step, average = after.network[name], after.average[name]
         wanted = 0.75 * start + 0.25 * step if start.is_floating_point() else step
         torch.testing.assert_close(average, wanted)
     kept = state(network)
-    chosen = "average/" if best_of(epochs).epoch else "best/"
-    assert all(torch.equal(value, after[chosen + name]) for name, value in kept.items())
-    assert not torch.equal(after["average/fc.weight"], after["network/fc.weight"])
+    chosen = after.average if best_of(epochs).epoch else after.best
+    assert all(torch.equal(value, chosen[name]) for name, value in kept.items())
+    assert not torch.equal(after.average["fc.weight"], after.network["fc.weight"])
 
 
 class Cut:
@@ -186,16 +194,17 @@ def test_a_resumed_training_ends_with_the_very_same_weights_and_epochs(
     settings = with_settings(ema=0.9, epochs=3, trainable=trainable, optimizer=optimizer)
     whole, dense = trained(Residual), trained(Residual)
     nn.init.normal_(dense.get_parameter("fc.bias"))
-    epochs = train(whole, dense, task(Residual), settings, tmp_path / "whole")
+    epochs = train(whole, dense, task(Residual), settings, kept_at(tmp_path / "whole"))
     cut = replace(task(Residual), train=Cut(Tints(64, 0), left))
     with pytest.raises(ConfigError, match="power cut"):
-        train(trained(Residual), dense, cut, settings, tmp_path / "cut")
+        train(trained(Residual), dense, cut, settings, kept_at(tmp_path / "cut"))
     assert (tmp_path / "cut").exists() == (left > 70)
     resumed = trained(Residual)
-    assert train(resumed, dense, task(Residual), settings, tmp_path / "cut") == epochs
+    assert train(resumed, dense, task(Residual), settings, kept_at(tmp_path / "cut")) == epochs
     found = state(resumed)
     assert all(torch.equal(value, found[name]) for name, value in state(whole).items())
-    assert (tmp_path / "cut").read_bytes() == (tmp_path / "whole").read_bytes()
+    cut_raw, whole_raw = ((tmp_path / name).read_bytes() for name in ("cut", "whole"))
+    assert cut_raw[SEAL_BYTES:] == whole_raw[SEAL_BYTES:]
 
 
 def test_the_stage_is_taught_by_the_network_its_source_descends_from(tmp_path: Path) -> None:
@@ -224,11 +233,11 @@ def test_the_first_step_of_adam_is_a_part_of_each_tensors_size(tmp_path: Path) -
     nn.init.zeros_(network.get_parameter("fc.bias"))
     before, saved = state(network), tmp_path / "saved"
     settings = with_settings(epochs=1, batch_size=64, learning_rate=0.01)
-    train(network, None, task(), settings, saved)
-    after = read_weights(saved)
+    train(network, None, task(), settings, kept_at(saved))
+    after = last_of(saved)
     for name in ("conv1.weight", "fc.weight", "fc.bias"):
         size = before[name].square().mean().sqrt().item() or USUAL_SIZE
-        step = (after[f"network/{name}"] - before[name]).abs().max().item()
+        step = (after.network[name] - before[name]).abs().max().item()
         assert step == pytest.approx(0.01 * size, rel=1e-3)  # Adam's first step is the rate
 
 
@@ -256,8 +265,72 @@ def test_low_precision_multiplies_in_it_and_keeps_whole_weights_and_losses(
     dtypes = list[torch.dtype]()
     network.get_submodule("fc").register_forward_hook(lambda *all: dtypes.append(all[2].dtype))
     asked = replace(task(), loss=loss)
-    epochs = train(network, trained(Chain), asked, SETTINGS, tmp_path / "saved")
+    epochs = train(network, trained(Chain), asked, SETTINGS, kept_at(tmp_path / "saved"))
     assert dtypes == [torch.float32, *[kind] * 4, torch.float32, *[kind] * 4, torch.float32]
     assert set(losses) == {torch.float32}
     assert {value.dtype for value in network.parameters()} == {torch.float32}
     assert epochs[-1].distance != epochs[0].distance
+
+
+def damages(raw: bytes) -> Iterator[tuple[str, bytes]]:
+    """A bit of every region of a file flipped, and the file cut short; with what was done."""
+    length = len(raw)
+    places = {*range(0, SEAL_BYTES + 20), *range(SEAL_BYTES + 20, length, length // 40), length - 1}
+    for place in sorted(places):
+        for bit in (0, 3, 7):
+            flipped = bytes([raw[place] ^ 1 << bit])
+            yield f"bit {bit} of byte {place}", raw[:place] + flipped + raw[place + 1 :]
+    for end in (0, 1, SEAL_BYTES - 1, SEAL_BYTES, length // 2, length - 1):
+        yield f"cut to {end} bytes", raw[:end]
+    yield "longer", raw + b"\0"
+
+
+def test_a_damaged_progress_is_seen_told_of_and_removed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    saved = tmp_path / "saved"
+    train(trained(Chain), None, task(), with_settings(epochs=1), kept_at(saved))
+    raw = saved.read_bytes()
+    for what, damaged in damages(raw):
+        caplog.clear()
+        saved.write_bytes(damaged)
+        assert kept_at(saved).read(torch.device("cpu")) is None, what
+        assert f"{saved} is damaged; the training begins again" in caplog.text
+        assert not saved.exists()
+    saved.write_bytes(raw)
+    assert kept_at(saved).read(torch.device("cpu")) is not None
+
+
+def test_the_progress_of_another_training_is_none(tmp_path: Path) -> None:
+    for name in ("key", "other"):
+        folder(tmp_path / name)
+    train(trained(Chain), None, task(), with_settings(epochs=1), kept_at(tmp_path / "key" / "a"))
+    raw = (tmp_path / "key" / "a").read_bytes()
+    for path in (tmp_path / "other" / "a", tmp_path / "key" / "b"):
+        path.write_bytes(raw)
+        assert kept_at(path).read(torch.device("cpu")) is None
+
+
+def test_a_progress_that_cannot_be_read_is_kept(tmp_path: Path) -> None:
+    train(trained(Chain), None, task(), with_settings(epochs=1), kept_at(tmp_path / "a"))
+    with no_more_files_to_open(), pytest.raises(OSError, match="Too many open files"):
+        kept_at(tmp_path / "a").read(torch.device("cpu"))
+    assert kept_at(tmp_path / "a").read(torch.device("cpu")) is not None
+
+
+@pytest.mark.parametrize("place", [10, -1, None])
+def test_a_training_whose_progress_was_damaged_ends_with_the_very_same_weights(
+    place: int | None, tmp_path: Path
+) -> None:
+    stage = FineTune(epochs=2, learning_rate=0.02, batch_size=32)
+    stage.run(checkpoint(), folder(tmp_path / "whole"), tmp_path / "scratch")
+    saved = tmp_path / "scratch" / "epoch"
+    raw = bytearray(saved.read_bytes())
+    if place is None:
+        del raw[len(raw) // 2 :]
+    else:
+        raw[place] ^= 1
+    saved.write_bytes(raw)
+    stage.run(checkpoint(), folder(tmp_path / "again"), tmp_path / "scratch")
+    for name in ("model.safetensors", "finetune.json"):
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
