@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -41,21 +42,26 @@ def path_files(path: Path) -> dict[str, Path]:
     """Every file below a folder by its name in it; a file itself, or what is missing, as ""."""
     if not path.is_dir():
         return {"": path}
-    return {file.relative_to(path).as_posix(): file for file in _files_below(path, frozenset())}
+    return dict(_files_below(path, "", frozenset()))
 
 
-def _files_below(folder: Path, above: frozenset[Path]) -> Iterator[Path]:
-    """Every file, through links to folders too, as loaders follow them; none goes in a circle."""
+def _files_below(folder: Path, start: str, above: frozenset[Path]) -> Iterator[tuple[str, Path]]:
+    """Every file and its name, which begins with `start`; none goes in a circle.
+
+    Through links to folders too, as loaders follow them.
+    """
     above = above | {folder.resolve()}
     try:
-        entries = sorted(folder.iterdir())
+        with os.scandir(folder) as found:
+            entries = list(found)
     except OSError as error:
         raise reading_error(folder, error) from error
     for entry in entries:
+        path, name = folder / entry.name, start + entry.name
         if entry.is_file():
-            yield entry
-        elif entry.is_dir() and entry.name != CODE_CACHE and entry.resolve() not in above:
-            yield from _files_below(entry, above)
+            yield name, path
+        elif entry.is_dir() and entry.name != CODE_CACHE and path.resolve() not in above:
+            yield from _files_below(path, f"{name}/", above)
 
 
 def value_digest(value: object) -> str:

@@ -55,13 +55,14 @@ class Locks:
 
     def sweep(self) -> None:
         """Take away the marks of dead runs."""
-        for key in {path.name.partition(".")[0] for path in self._folder.glob("*.*")}:
+        for key in {path.stem for path in self._folder.iterdir() if path.suffix}:
             with self.unused(key):
                 pass
 
     def _drop_dead_uses(self, key: str) -> bool:
         """Whether all of them were dead."""
-        for path in self._folder.glob(f"{key}.*"):
+        # Not glob, which leaves out what it may not read.
+        for path in [one for one in self._folder.iterdir() if one.name.startswith(f"{key}.")]:
             try:
                 with FileLock(path).acquire(timeout=0):
                     pass

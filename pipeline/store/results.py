@@ -40,7 +40,8 @@ class Results:
     """The results below `root`. Raises ConfigError for a folder that is no store."""
 
     def __init__(self, root: Path) -> None:
-        check_place(root)
+        with disk_faults(root):
+            check_place(root)
         self.root = root
         self._done, self._refreshed = root / "done", root / "refreshed"
 
@@ -50,8 +51,10 @@ class Results:
 
     def refreshed(self, key: str) -> int:
         """How often a user had the result made again that is first stored under this key."""
-        numbers = (mark.suffix[1:] for mark in self._refreshed.glob(f"{key}.*"))
-        return max((int(number) for number in numbers if number.isdecimal()), default=0)
+        if not self._refreshed.exists():
+            return 0
+        names = [mark.name.partition(".") for mark in self._refreshed.iterdir()]
+        return max((int(n) for first, _, n in names if first == key and n.isdecimal()), default=0)
 
     def all(self) -> list[StoredResult]:
         """Every result, in the order in which they were last used."""
