@@ -12,7 +12,8 @@ from pipeline.measure.all_targets import Hosts, measure_all
 from pipeline.measure.evidence import Candidate
 from pipeline.measure.resolved_target import ResolvedTarget
 from pipeline.recipe import Recipe
-from pipeline.release.bundle import Release, Terms, judge_target, write_bundle
+from pipeline.release.bundle import Release, judge_target, write_bundle
+from pipeline.release.terms import Terms
 from pipeline.report.content import ReportContent
 from pipeline.report.html import page
 from pipeline.report.text import markdown

@@ -48,26 +48,32 @@ def read_spec(path: Path, kind: type[S]) -> S:
     Raises ConfigError naming the file and each wrong key: unreadable file, bad syntax,
     unknown or missing keys, wrong types, values out of range.
     """
+    text = read_text(path, MAX_CONFIG_BYTES)
     try:
-        with path.open("rb") as file:
-            raw = file.read(MAX_CONFIG_BYTES + 1)
-    except OSError as error:
-        raise reading_error(path, error) from error
-    except ValueError as error:  # a NUL in the path
-        raise ConfigError(f"{path}: cannot be read ({error})") from error
-    if len(raw) > MAX_CONFIG_BYTES:
-        raise ConfigError(f"{path}: larger than a configuration may be (1 MiB)")
-    try:
-        text = raw.decode("utf-8-sig")  # some editors begin a file with a mark
         data = read_json(text) if path.suffix == ".json" else tomllib.loads(text)
         # JSON mode is strict about numbers and strings, yet takes lists as tuples.
         return kind.model_validate_json(json.dumps(data, default=str), strict=True)
     except ValidationError as error:
         raise ConfigError(explain(error, kind, str(path), data)) from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: not UTF-8 text, save it as UTF-8 ({error})") from error
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: {error}") from error
+
+
+def read_text(path: Path, most_bytes: int) -> str:
+    """The text of a file. Raises ConfigError where it is larger, not UTF-8 or cannot be read."""
+    try:
+        with path.open("rb") as file:
+            raw = file.read(most_bytes + 1)
+    except OSError as error:
+        raise reading_error(path, error) from error
+    except ValueError as error:  # a NUL in the path
+        raise ConfigError(f"{path}: cannot be read ({error})") from error
+    if len(raw) > most_bytes:
+        raise ConfigError(f"{path}: larger than it may be ({most_bytes >> 20} MiB)")
+    try:
+        return raw.decode("utf-8-sig")  # some editors begin a file with a mark
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 text, save it as UTF-8 ({error})") from error
 
 
 def read_json(text: str) -> object:

@@ -159,6 +159,11 @@ def score_engine(place: Place, engine: EngineFile, task: Task) -> Scores:
                 "return one score for each sample"
             )
         _check_finite(scores, len(found), "score of the metric")
+        outside = scores[(scores < 0) | (scores > 1)]
+        if len(outside):
+            raise StageError(
+                f"the metric returned {outside[0]:g}; return a score from 0 to 1 for each sample"
+            )
         found += scores.tolist()
     if len(found) != len(task.validation):
         raise DeviceError(

@@ -7,51 +7,30 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 
 from exporters.exporter import resolved_device
 from pipeline.data.digest import file_digest
+from pipeline.release.consistency import require_consistent
+from pipeline.release.terms import AllTerms, Terms
 from pipeline.store.exchange import restore, take_place
 from pipeline.store.files import disk_faults, write_json
 from pipeline.store.manifest import MANIFEST, manifest_fault, publish, write_manifest
 from pipeline.store.reports import PruneReport
 from pipeline.store.runner import StageRecord
-from profiles.budget import Budget
-from profiles.device import DeviceProfile, Ssh
 from profiles.errors import ConfigError, IntegrityError
 from profiles.figures import dense_samples, figures_of, shipped_samples
 from profiles.gate import EngineForDevice, Outcome, Verdict, judge, worst
 from profiles.measurement import Measurement
-from profiles.spec import FileName, Spec, explain, read_spec
+from profiles.spec import Spec, explain, read_json, read_spec, read_text
 from profiles.waiver import NO_WAIVERS, AcceptedWaivers, Waiver
 
 SCHEMA_VERSION = 2
+MAX_MEASUREMENT_BYTES = 1 << 28
+NOT_FINITE = ("NaN", "Infinity", "-Infinity")
 ALWAYS = ("targets.json", "prune.json", "verdict.json", "model.onnx", "plan.json")
 """Files that are in every bundle."""
-
-
-class Terms(Spec):
-    """What an engine was built for, and what it may cost there."""
-
-    device_name: str
-    device: DeviceProfile
-    ssh: Ssh | None
-    """The board that measured, without the key to it; None for the machine that made the bundle."""
-    budget: Budget
-    engine: FileName
-    """The engine that would ship, a file of the bundle."""
-    dense: FileName
-    """The dense network's engine, the baseline of every ratio."""
-    measurement: FileName
-
-
-class AllTerms(Spec):
-    """The terms of every target of a bundle."""
-
-    schema_version: Literal[2] = 2
-    targets: Annotated[tuple[Terms, ...], Field(min_length=1)]
 
 
 @dataclass(frozen=True)
@@ -87,8 +66,8 @@ class Release:
 def judge_bundle(folder: Path, waivers: Sequence[Waiver] = (), today: date = date.max) -> Release:
     """Judge a bundle anew from its raw samples alone; waivers valid `today` raise limits.
 
-    Raises IntegrityError when any file differs from the manifest, ConfigError when the folder
-    is no bundle.
+    Raises IntegrityError when any file differs from the manifest or its files contradict one
+    another, ConfigError when the folder is no bundle.
     """
     check_bundle(folder)
     accepted = AcceptedWaivers(tuple(waivers), today)
@@ -98,6 +77,7 @@ def judge_bundle(folder: Path, waivers: Sequence[Waiver] = (), today: date = dat
         # Bundles of before devices had `gpu` do not tell it.
         terms = terms.model_copy(update={"device": resolved_device(terms.device)})
         found.append(judge_target(terms, measurement, folder / terms.engine, accepted))
+        require_consistent(folder, terms, measurement)
     return Release(read_spec(folder / "prune.json", PruneReport), tuple(found))
 
 
@@ -146,13 +126,27 @@ def _missing_part(folder: Path) -> str:
 
 
 def read_measurement(path: Path) -> Measurement:
-    """The raw evidence. NaN is read as it stands, for the gate to refuse."""
+    """The raw evidence. NaN is read as it stands, for the gate to refuse.
+
+    Raises ConfigError for what cannot be read, a key that comes twice, and values of a wrong type.
+    """
+    text = read_text(path, MAX_MEASUREMENT_BYTES)
     try:
-        return Measurement.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
+        data = _with_infinities(read_json(text))
+        return Measurement.model_validate_json(json.dumps(data), strict=True)
     except ValidationError as error:
         raise ConfigError(explain(error, Measurement, str(path))) from error
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def _with_infinities(value: object) -> object:
+    """The value with numbers in place of what `Evidence` writes for those that are not finite."""
+    if isinstance(value, dict):
+        return {key: _with_infinities(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_with_infinities(one) for one in value]
+    return float(value) if isinstance(value, str) and value in NOT_FINITE else value
 
 
 def write_bundle(

@@ -27,6 +27,14 @@ def change_terms(project: Project, fields: dict[str, object]) -> None:
     )
 
 
+def change_budget(project: Project, **limits: float) -> None:
+    """Change the budget in the terms and in the recipe alike."""
+    recipe = json.loads((project.bundle / "recipe.json").read_text())
+    recipe["target"][0]["budget"] = limits
+    rewrite_in_bundle(project.bundle, "recipe.json", json.dumps(recipe))
+    change_terms(project, {"budget": limits})
+
+
 def evidence(project: Project) -> Measurement:
     return read_measurement(project.bundle / "measurement.json")
 
@@ -195,5 +203,99 @@ def test_evidence_that_makes_no_sense_is_told_so(released: Project) -> None:
 
 
 def test_a_budget_that_was_missed_ends_with_1(released: Project) -> None:
-    change_terms(released, {"budget": {"macs_ratio": 0.01}})
+    change_budget(released, macs_ratio=0.01)
     assert gate(released) == 1
+
+
+def repeated(found: Measurement) -> Measurement:
+    """Every sample's score sixty times."""
+    many = shipped(found, scores=found.shipped.scores * 60)
+    return dense(many, scores=found.dense.scores * 60)
+
+
+def copied(found: Measurement) -> Measurement:
+    """One timed process in place of all."""
+    return found.model_copy(update={"latency": found.latency[:1] * len(found.latency)})
+
+
+def instant(found: Measurement) -> Measurement:
+    """Every call of the shipped engine took a nanosecond."""
+    runs = []
+    for run in found.latency:
+        count = len(run.shipped.wall_ns)
+        times = run.shipped.model_copy(update={"wall_ns": (1,) * count, "cpu_ns": (1,) * count})
+        runs.append(run.model_copy(update={"shipped": times}))
+    return found.model_copy(update={"latency": tuple(runs)})
+
+
+CONTRADICTIONS: dict[str, tuple[Callable[[Measurement], Measurement], str]] = {
+    "a smaller file": (lambda m: shipped(m, size_bytes=1), "1 bytes are told of engine.onnx"),
+    "a larger dense file": (
+        lambda m: dense(m, size_bytes=m.dense.size_bytes + 1),
+        "bytes are told of dense.onnx, which has",
+    ),
+    "another dense engine": (
+        lambda m: dense(m, sha256=m.shipped.sha256),
+        "another dense engine than dense.onnx was measured",
+    ),
+    "fewer MACs": (lambda m: shipped(m, macs=1), "1 MACs and"),
+    "fewer parameters": (lambda m: shipped(m, parameters=1), "1 parameters are told"),
+    "scores of 2": (
+        lambda m: shipped(m, scores=(2.0,) * 32),
+        "a score of 2 is not between 0 and 1",
+    ),
+    "negative dense scores": (
+        lambda m: dense(m, scores=(-1.0,) * 32),
+        "a score of -1 is not between 0 and 1",
+    ),
+    "scores sixty times": (repeated, "1920 scores are told of 32 samples"),
+    "one process copied": (copied, "two timed processes are the same to the last digit"),
+    "one start copied": (
+        lambda m: shipped(m, starts=m.shipped.starts[:1] * 5),
+        "two starts are the same to the last digit",
+    ),
+    "calls of a nanosecond": (instant, "a call of 1 ns is shorter than a clock can tell"),
+}
+
+
+@pytest.mark.parametrize("case", CONTRADICTIONS)
+def test_evidence_that_the_other_files_contradict_is_refused(case: str, released: Project) -> None:
+    change, says = CONTRADICTIONS[case]
+    text = change(evidence(released)).model_dump_json()
+    rewrite_in_bundle(released.bundle, "measurement.json", text)
+    for verb in ("gate", "measure"):
+        released.slimgate(verb, released.bundle).says(7, "measurement.json: ", says, "do not ship")
+
+
+@pytest.mark.parametrize("limits", [{"macs_ratio": 0.99}, {"top1_drop": 0.99}])
+def test_a_budget_that_the_recipe_does_not_hold_is_refused(
+    limits: dict[str, float], released: Project
+) -> None:
+    change_terms(released, {"budget": limits})
+    released.slimgate("gate", released.bundle).says(
+        7, "targets.json holds another budget for host than recipe.json"
+    )
+
+
+def test_an_engine_put_in_the_place_of_the_dense_one_is_refused(released: Project) -> None:
+    raw = (released.bundle / "engine.onnx").read_bytes()
+    (released.bundle / "dense.onnx").write_bytes(raw)
+    rewrite_in_bundle(released.bundle, "report.md", "the same")
+    released.slimgate("gate", released.bundle).says(7, "dense.onnx")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "says"),
+    [
+        ('"schema_version":2', '"schema_version":2,"schema_version":2', "given twice"),
+        ('"batch":1', '"batch":"1"', "batch: Input should be a valid integer"),
+        ('"batch":1', '"batch":true', "batch: Input should be a valid integer"),
+    ],
+)
+def test_evidence_is_read_as_strictly_as_a_recipe(
+    before: str, after: str, says: str, released: Project
+) -> None:
+    text = evidence(released).model_dump_json()
+    assert before in text
+    rewrite_in_bundle(released.bundle, "measurement.json", text.replace(before, after))
+    released.slimgate("gate", released.bundle).says(2, "measurement.json: ", says)

@@ -3,7 +3,8 @@
 import numpy as np
 
 from exporters.graph.cost import LayerCost
-from pipeline.release.bundle import Judged, Release, Terms
+from pipeline.release.bundle import Judged, Release
+from pipeline.release.terms import Terms
 from pipeline.report.content import ReportContent
 from pipeline.store.reports import (
     Baseline,

@@ -13,7 +13,8 @@ import releases
 from html_pages import Page
 
 from exporters.graph.cost import LayerCost
-from pipeline.release.bundle import Judged, Release, Terms
+from pipeline.release.bundle import Judged, Release
+from pipeline.release.terms import Terms
 from pipeline.report.content import ReportContent
 from pipeline.report.html import page
 from pipeline.store.reports import (
