@@ -13,6 +13,8 @@ Anything that is not a SlimgateError is a bug and shows its traceback.
 """
 
 import errno
+import platform
+import sys
 from pathlib import Path
 
 
@@ -42,13 +44,30 @@ def reading_error(path: Path, error: OSError) -> ConfigError:
     return kind(f"{path}: cannot be read ({error.strerror})")
 
 
+CONVERTERS = ("coremltools", "litert-torch")
+"""What its authors publish no wheel of for every platform; the markers in pyproject.toml say so."""
+
+
+def no_wheel(library: str, python: tuple[int, int], system: str, machine: str) -> str:
+    """That the library has no wheel for this platform; empty where it has one."""
+    if library not in CONVERTERS:
+        return ""
+    if python >= (3, 14):
+        return "there is no wheel of it for Python 3.14; use an older Python"
+    if system == "darwin" or machine == "x86_64":
+        return ""
+    return f"there is no wheel of it for {system} on {machine}; build on x86-64 Linux or macOS"
+
+
 class MissingExtra(SlimgateError):
     """Something that has to be installed first."""
 
     exit_code = 3
 
     def __init__(self, library: str, extra: str) -> None:
-        super().__init__(f"{library} is not installed: pip install 'slimgate[{extra}]'")
+        advice = no_wheel(library, sys.version_info[:2], sys.platform, platform.machine())
+        advice = advice or f"pip install 'slimgate[{extra}]'"
+        super().__init__(f"{library} is not installed: {advice}")
 
 
 class DeviceError(SlimgateError):

@@ -9,7 +9,10 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 from user_project import Project
+
+from profiles.errors import CONVERTERS, no_wheel
 
 ROOT = Path(__file__).parents[1]
 
@@ -102,3 +105,29 @@ def test_the_installed_wheel_judges_a_bundle_without_torch(
     )
     assert (judged.returncode, judged.stderr) == (0, "")
     assert "verdict: PASS" in judged.stdout
+
+
+@pytest.mark.parametrize("python", [(3, 11), (3, 13), (3, 14)])
+@pytest.mark.parametrize(
+    ("system", "machine"), [("linux", "x86_64"), ("linux", "aarch64"), ("darwin", "arm64")]
+)
+@pytest.mark.parametrize("library", CONVERTERS)
+def test_a_converter_without_a_wheel_is_left_out_and_told_so(
+    library: str, python: tuple[int, int], system: str, machine: str
+) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    asked = [
+        requirement
+        for extra in project["optional-dependencies"].values()
+        for requirement in map(Requirement, extra)
+        if requirement.name == library
+    ]
+    where = {
+        "python_version": ".".join(map(str, python)),
+        "sys_platform": system,
+        "platform_machine": machine,
+    }
+    assert len(asked) == 1
+    assert asked[0].marker is not None
+    installed = asked[0].marker.evaluate(where)
+    assert bool(no_wheel(library, python, system, machine)) == (not installed)
