@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from pipeline.network.calibration import Calibration, calibration_of_batches
 from pipeline.network.computed_weights import refuse_computed_weights
 from pipeline.network.plan import PruningPlan, apply_plan
+from pipeline.network.proof_inputs import proof_samples
 from pipeline.prune.channel_counts import Limits, Widths
 from pipeline.prune.choose import Selection, choose
 from pipeline.prune.prunable import find_prunable, verify
@@ -75,7 +76,7 @@ def prune_calibrated(
     loss: Loss,
 ) -> PrunedNetwork:
     """As `prune`, on samples that are in memory already; `network` is in eval mode."""
-    example = calibration.inputs[:1]
+    example = proof_samples(calibration.inputs)
     prunable = find_prunable(network, example)
     needs = needs_of([selection.criterion], [selection.allocator])
     stats = statistics(prunable, calibration, loss, needs)

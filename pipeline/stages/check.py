@@ -10,6 +10,7 @@ from torch import nn
 
 from pipeline.network.calibration import calibration_of_task
 from pipeline.network.plan import PruningPlan, apply_plan
+from pipeline.network.proof_inputs import proof_samples
 from pipeline.network.run import compute_device
 from pipeline.prune.baselines import (
     even_plan,
@@ -70,7 +71,7 @@ class Check(Stage[Pruned, Checked]):
         dense = source.teacher.network().to(device)
         calibration = calibration_of_task(task, self.samples, self.seed, device)
         setup = trial_setup(dense, calibration, task.loss)
-        prunable = find_prunable(dense, calibration.inputs[:1])
+        prunable = find_prunable(dense, proof_samples(calibration.inputs))
         plan, pruned = read_spec(source.plan, PruningPlan), source.report()
         counts = {name: group.kept for name, group in pruned.groups.items()}
 

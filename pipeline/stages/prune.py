@@ -10,6 +10,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from pipeline.network.calibration import Calibration, calibration_of_task
 from pipeline.network.plan import PruningPlan, apply_plan, compose
+from pipeline.network.proof_inputs import proof_samples
 from pipeline.network.run import compute_device, outputs_of
 from pipeline.network.weights import write_weights
 from pipeline.prune.allocators import Allocator
@@ -51,7 +52,7 @@ class Prune(Stage[Checkpoint, Pruned]):
     """Structured pruning: whole channels leave every layer that shares them."""
 
     LIBRARIES: ClassVar[tuple[str, ...]] = ("torch", "torch-pruning", "numpy")
-    VERSION: ClassVar[int] = 3
+    VERSION: ClassVar[int] = 4
 
     criterion: Annotated[
         Criterion | Literal["auto"], *choice("pipeline.prune.criteria", Criterion, auto=True)
@@ -96,7 +97,7 @@ class Prune(Stage[Checkpoint, Pruned]):
         device = compute_device()
         network = source.network().to(device)
         calibration = calibration_of_task(source.task, self.samples, self.seed, device)
-        example = calibration.inputs[:1]
+        example = proof_samples(calibration.inputs)
         outputs_of(network, example)
         without_blocks = plan_without_blocks(network, calibration, self.blocks)
         network = apply_plan(network, without_blocks)
