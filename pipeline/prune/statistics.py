@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from pipeline.network.calibration import Calibration
+from pipeline.network.spool import First
 from pipeline.prune.allocators import Allocator
 from pipeline.prune.criteria import Criterion
 from pipeline.prune.prunable import PrunableNetwork
@@ -31,7 +32,7 @@ def statistics(
     stats = collect(network, groups, feeds, loss, needs - {"moments"})
     if "moments" in needs:
         mixed = calibration.with_mixtures()
-        fitted = mixed.inputs[: mixed.fitted]
+        fitted = First(mixed, mixed.fitted)
         for name, one in eliminations(network, groups, fitted, MOMENT_ROWS).items():
             stats[name] = replace(stats[name], elimination=one)
     return stats

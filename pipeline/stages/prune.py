@@ -81,6 +81,9 @@ class Prune(Stage[Checkpoint, Pruned]):
     """The number of calibration samples, of every class alike, from the training data."""
     seed: NonNegativeInt = 0
     """What the choice of calibration samples depends on."""
+    memory_gib: PositiveFloat | None = Field(default=None, exclude=True)
+    """How much of what is computed of the samples is held in memory, and not in a temporary file;
+    half of the free memory when not given. Less makes it slower, not other."""
 
     def resolved(self, channel_multiple: int) -> "Prune":
         """The same with the device's channel multiple where the recipe leaves it open."""
@@ -96,7 +99,9 @@ class Prune(Stage[Checkpoint, Pruned]):
     def run(self, source: Checkpoint, out: Path, scratch: Path) -> None:
         device = compute_device()
         network = source.network().to(device)
-        calibration = calibration_of_task(source.task, self.samples, self.seed, device)
+        calibration = calibration_of_task(
+            source.task, self.samples, self.seed, device, self.memory_gib
+        )
         example = proof_samples(calibration.inputs)
         outputs_of(network, example)
         without_blocks = plan_without_blocks(network, calibration, self.blocks)

@@ -112,13 +112,18 @@ def test_a_network_that_was_not_pruned_here_cannot_be_recovered(tmp_path: Path) 
         )
 
 
-def test_samples_that_do_not_fit_into_memory_are_refused_with_their_size(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr("pipeline.network.calibration.available_memory", lambda: 64 * 1024)
-    message = r"64 samples of 0\.0 MiB do not fit .* set a smaller `samples`"
-    with pytest.raises(StageError, match=message):
-        PRUNE.run(checkpoint(), folder(tmp_path / "out"), tmp_path / "scratch")
+def test_memory_decides_where_samples_lie_and_nothing_else(tmp_path: Path) -> None:
+    source, results = checkpoint(), []
+    for number, memory_gib in enumerate((None, 1e-9)):
+        prune = PRUNE.model_copy(update={"memory_gib": memory_gib})
+        assert prune.key(source) == PRUNE.key(source)
+        out = folder(tmp_path / str(number))
+        prune.run(source, out, tmp_path / "scratch")
+        small = prune.load(source, out, "key")
+        recover = Recover(samples=64, memory_gib=memory_gib)
+        recover.run(small, out, tmp_path / "scratch")
+        results.append([(out / f).read_bytes() for f in ("plan.json", "model.safetensors")])
+    assert results[0] == results[1]
 
 
 def tuned(source: Checkpoint, path: Path, stage: FineTune, scratch: Path) -> FineTuneReport:
