@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 IndexMapping = Callable[[Sequence[object]], Sequence[object]]
 MOST_INDICES = 200_000
 """Of values of one layer that are followed into the next; VGG's first linear layer has 25,088."""
+IS_OUTPUT = "its channels are the network's output"
+"""Why one group of every network may not be pruned."""
 TOLERANCE = 1e-4
 """Largest difference between removed and masked, relative to the largest output."""
 
@@ -142,7 +144,7 @@ def _trial(network: nn.Module, plan: PruningPlan, example: Tensor) -> tuple[str,
                 return reason, True
             large = silent(inputs)
         if small.shape != large.shape:
-            return "its channels are the network's output", True
+            return IS_OUTPUT, True
         if inputs is noise and not bool(large.isfinite().all()):
             continue  # the network has no answer to it
         difference = float((small - large).abs().max()) / max(1e-6, float(large.abs().max()))

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import replace
 
+from pipeline.data.progress import progress
 from pipeline.network.calibration import Calibration
 from pipeline.network.spool import First
 from pipeline.prune.allocators import Allocator
@@ -28,7 +29,11 @@ def statistics(
 ) -> dict[str, LayerStats]:
     """What `needs` asks for of every layer that writes or reads a group, by the layer's name."""
     network, groups = prunable.network, prunable.groups
-    feeds = calibration.array_batches(BATCH_SAMPLES)
+    feeds = progress(
+        "batches scored",
+        calibration.array_batches(BATCH_SAMPLES),
+        -(-calibration.fitted // BATCH_SAMPLES),
+    )
     stats = collect(network, groups, feeds, loss, needs - {"moments"})
     if "moments" in needs:
         mixed = calibration.with_mixtures()

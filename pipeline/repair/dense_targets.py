@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from pipeline.data.progress import progress
 from pipeline.layers.output_sites import Site, find_sites, norms_of
 from pipeline.layers.output_tracker import tracking
 from pipeline.layers.row_recorder import RowRecorder
@@ -46,7 +47,8 @@ def dense_targets(
     }
     spool = memory.spool()
     kept = {name: KeptSamples(spool, device) for name in sites}
-    for part in parts_of(network, inputs):
+    parts = parts_of(network, inputs)
+    for part in progress("batches through the dense network", parts, len(parts)):
         recorder = RowRecorder(layers, sites, {name: of[part] for name, of in sampled.items()})
         with torch.no_grad(), tracking(network, sites, norms_of(sites.values()), recorder):
             network(inputs[part].clone())

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from pipeline.data.progress import progress
 from pipeline.layers.folded_layer import folded
 from pipeline.layers.output_sites import Site
 from pipeline.layers.sampled_rows import input_rows
@@ -36,7 +37,7 @@ def resolve_layers(
     walk = LayerWalk(network, sites, starts, targets.inputs, targets.memory)
     solver = _LayerSolver(modules, plan, targets, steps)
     with torch.no_grad():
-        for step in walk.steps:
+        for step in progress("layers solved again", walk.steps, len(walk.steps)):
             gathered = walk.gather(step.layer, targets.positions[step.layer])
             solver.solve(sites[step.layer], gathered)
             if step.layer in starts:

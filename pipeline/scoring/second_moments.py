@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from pipeline.data.progress import progress
 from pipeline.layers.folded_layer import Folded, folded
 from pipeline.layers.output_sites import Site, find_sites, norms_of
 from pipeline.layers.output_tracker import tracking
@@ -36,7 +37,8 @@ def eliminations(
     chosen = {name: positions(sites[name], layers[name], len(inputs), rows) for name in names}
     norms = norms_of(sites[name] for name in names)
     moments = {name: _Moments(sites[name], layers[name]) for name in names}
-    for part in parts_of(network, inputs):
+    parts = parts_of(network, inputs)
+    for part in progress("batches for second moments", parts, len(parts)):
         places = {name: found[part] for name, found in chosen.items()}
         recorder = RowRecorder(layers, sites, places)
         handles = [layers[n].register_forward_pre_hook(moments[n].hook(places[n])) for n in names]
@@ -49,7 +51,7 @@ def eliminations(
         for name in names:
             moments[name].outputs(recorder.rows[name])
     found = {}
-    for group in groups:
+    for group in progress("groups ranked", groups, len(groups)):
         maps = [
             one
             for member in readers[group.name]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from half_pruned import images
-from networks import Chain, trained
+from networks import Chain, MixesBright, trained
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -12,30 +12,6 @@ from pipeline.api import prune
 from pipeline.network.groups import fault, find_groups, make_plan
 from pipeline.network.proof_inputs import PROOF_SAMPLES, proof_samples
 from profiles.errors import StageError
-
-
-class MixesBright(nn.Module):
-    """Scales its middle channels by their places, but only in images that are not blank.
-
-    Where a channel stands changes when others before it are removed.
-    """
-
-    def __init__(self, by_batch: bool) -> None:
-        super().__init__()
-        self.by_batch = by_batch
-        self.first = nn.Conv2d(3, 8, 3, padding=1)
-        self.second = nn.Conv2d(8, 4, 3, padding=1)
-        self.fc = nn.Linear(4, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        bright = x.abs().amax((1, 2, 3), keepdim=True) > 0
-        if self.by_batch:
-            bright = bright.any()
-        x = functional.relu(self.first(x))
-        places = torch.arange(1, x.shape[1] + 1, dtype=x.dtype)[:, None, None]
-        x = torch.where(bright, x * places, x)
-        logits: Tensor = self.fc(functional.relu(self.second(x)).mean((2, 3)))
-        return logits
 
 
 class Saturated(nn.Module):

@@ -17,6 +17,7 @@ from exporters.graph.open import open_onnx
 from pipeline.measure.feeds import RANDOM_INPUTS, REAL_INPUTS, parity_inputs
 from pipeline.network.weights import read_weights
 from pipeline.prune.allocators.uniform import Uniform
+from pipeline.prune.auto import AUTO_ALLOCATORS, AUTO_CRITERIA
 from pipeline.prune.criteria.magnitude import Magnitude
 from pipeline.prune.criteria.reconstruction import Reconstruction
 from pipeline.repair.recoveries.bn_recalibrate import BnRecalibrate
@@ -24,7 +25,7 @@ from pipeline.repair.recoveries.least_squares import LeastSquares
 from pipeline.stages.build import Build
 from pipeline.stages.export import Export
 from pipeline.stages.finetune import FineTune
-from pipeline.stages.prune import AUTO_ALLOCATORS, AUTO_CRITERIA
+from pipeline.stages.prune import Prune
 from pipeline.stages.recover import Recover
 from pipeline.store.artifacts import Checkpoint, OnnxModel
 from pipeline.store.reports import FineTuneReport, PruneReport
@@ -46,6 +47,30 @@ def test_pruning_meets_its_target_and_reports_asked_and_achieved(
     assert 0.2 < report.macs_ratio <= 0.6
     dense = sum(p.numel() for p in source.network().parameters())
     assert sum(p.numel() for p in small.network().parameters()) < dense
+
+
+def test_a_multiple_that_only_the_device_prefers_falls_until_the_target_is_reached(
+    tmp_path: Path,
+) -> None:
+    source = checkpoint(Residual)  # channels of 8 and 6
+    wanted = Prune(macs_ratio=0.5, samples=64, criterion=Magnitude(), allocator=Uniform())
+    prune = wanted.resolved(16)
+    assert prune.doubts(source) == ()
+    prune.run(source, folder(tmp_path / "out"), tmp_path / "scratch")
+    report = read_spec(tmp_path / "out" / "prune.json", PruneReport)
+    assert report.macs_ratio <= 0.5
+    assert report.remarks[0].startswith("channel counts are multiples of 4: those of 16, which the")
+    assert all(g.kept % 4 == 0 or g.kept == g.units for g in report.groups.values())
+
+
+def test_a_multiple_that_the_user_sets_stays_and_is_known_to_be_too_large(tmp_path: Path) -> None:
+    source = checkpoint(Residual)
+    prune = Prune(macs_ratio=0.5, samples=64, multiple=8).resolved(16)
+    said = "a floor of 8 channels and multiples of 8 reaches no less than 1.000 of dense; set a "
+    (doubt,) = prune.doubts(source)
+    assert said + "smaller prune.multiple or prune.floor" in doubt
+    with pytest.raises(StageError, match=said):
+        prune.run(source, folder(tmp_path / "out"), tmp_path / "scratch")
 
 
 def test_pruning_twice_gives_the_same_bytes(tmp_path: Path) -> None:
