@@ -10,10 +10,13 @@ from torch import Tensor, nn
 from pipeline.network.calibration import Calibration, calibration_of_batches
 from pipeline.network.computed_weights import refuse_computed_weights
 from pipeline.network.plan import PruningPlan, apply_plan
+from pipeline.network.proof_inputs import proof_samples
+from pipeline.prune.auto import auto_selections
 from pipeline.prune.channel_counts import Limits, Widths
 from pipeline.prune.choose import Selection, choose
-from pipeline.prune.prunable import find_prunable, verify
+from pipeline.prune.prunable import find_prunable, refusals, verify
 from pipeline.prune.statistics import needs_of, statistics
+from pipeline.prune.trials import choose_by_trial, trial_setup
 from pipeline.repair.chain import repair
 from pipeline.repair.recoveries import Recovery
 from pipeline.repair.recoveries.least_squares import LeastSquares
@@ -21,7 +24,17 @@ from pipeline.scoring.collect import Loss
 from pipeline.store.reports import RecoveryReport
 from pipeline.task import cross_entropy
 
-__all__ = ["PrunedNetwork", "PruningPlan", "Selection", "Widths", "apply_plan", "prune"]
+__all__ = [
+    "PrunedNetwork",
+    "PruningPlan",
+    "Selection",
+    "Widths",
+    "apply_plan",
+    "auto_selections",
+    "prune",
+]
+
+AUTO = auto_selections()
 
 
 @dataclass(frozen=True)
@@ -38,7 +51,7 @@ class PrunedNetwork:
     recoveries: tuple[RecoveryReport, ...]
     """What each recovery did, in the order they ran."""
     remarks: tuple[str, ...]
-    """What the allocator has to say about the result."""
+    """Which groups were not pruned and why, and what the allocator says about the result."""
 
 
 def prune(
@@ -46,15 +59,17 @@ def prune(
     batches: Iterable[tuple[Tensor, Tensor]],
     macs_ratio: float,
     *,
-    selection: Selection = Selection(),  # noqa: B008, a frozen value
+    selection: Selection | Sequence[Selection] = AUTO,
     recoveries: Sequence[Recovery] = (LeastSquares(),),
     loss: Loss = cross_entropy,
 ) -> PrunedNetwork:
     """Prune to `macs_ratio` of the MACs and repair without training.
 
     `batches` of inputs and targets, as a DataLoader gives them, are held in memory together: a
-    thousand samples are enough. Other channels are selected by, for example,
-    `selection=Selection(criterion=Taylor(), allocator=Uniform(), widths=Widths(multiple=8))`.
+    thousand samples are enough. Several ways to select channels are tried, as "auto" does in a
+    recipe, and the one whose repaired network answers most like `network` is taken:
+    `selection=auto_selections(Widths(multiple=8))` tries them at other widths, and
+    `selection=Selection(criterion=Taylor(), allocator=Uniform())` is one way, without trials.
     Raises StageError where the network cannot be pruned so far.
     """
     refuse_computed_weights(network)  # they cannot be copied either
@@ -70,18 +85,25 @@ def prune_calibrated(
     network: nn.Module,
     calibration: Calibration,
     macs_ratio: float,
-    selection: Selection,
+    selection: Selection | Sequence[Selection],
     recoveries: Sequence[Recovery],
     loss: Loss,
 ) -> PrunedNetwork:
     """As `prune`, on samples that are in memory already; `network` is in eval mode."""
-    example = calibration.inputs[:1]
+    example = proof_samples(calibration.inputs)
     prunable = find_prunable(network, example)
-    needs = needs_of([selection.criterion], [selection.allocator])
+    ways = [selection] if isinstance(selection, Selection) else list(selection)
+    needs = needs_of([one.criterion for one in ways], [one.allocator for one in ways])
     stats = statistics(prunable, calibration, loss, needs)
-    choice = choose(prunable, stats, selection, Limits(macs=macs_ratio * prunable.macs))
+    limits = Limits(macs=macs_ratio * prunable.macs)
+    if len(ways) == 1:
+        choice = choose(prunable, stats, ways[0], limits)
+    else:
+        setup = trial_setup(network, calibration, loss)
+        choice, _ = choose_by_trial(prunable, stats, ways, limits, setup)
     verify(prunable, choice.plan, example)
     small = apply_plan(network, choice.plan)
     reports = repair(small, network, choice.plan, recoveries, calibration, loss)
     kept = prunable.macs_at(choice.counts()) / prunable.macs
-    return PrunedNetwork(small, choice.plan, kept, reports, choice.remarks)
+    remarks = (*refusals(prunable), *choice.remarks)
+    return PrunedNetwork(small, choice.plan, kept, reports, remarks)

@@ -8,7 +8,15 @@ from pathlib import Path
 from types import UnionType
 from typing import Annotated, TypeVar, get_args, get_origin
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Tag, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    Tag,
+    ValidationError,
+)
 
 from profiles.errors import ConfigError, reading_error
 
@@ -22,7 +30,14 @@ MAX_TEXT = 500
 
 S = TypeVar("S", bound="Spec")
 
-Fraction = Annotated[float, Field(gt=0, lt=1)]
+
+def _no_percentage(value: object) -> object:
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and 2 <= value < 100:
+        raise ValueError(f"is a fraction between 0 and 1: did you mean {value / 100:g}?")
+    return value
+
+
+Fraction = Annotated[float, Field(gt=0, lt=1), BeforeValidator(_no_percentage)]
 """More than none, less than all."""
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 """A file right inside a folder, and nothing outside of it."""

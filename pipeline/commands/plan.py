@@ -53,7 +53,7 @@ class Plan:
 def plan_of(recipe: Path, cache: Path | None, refresh: Collection[str]) -> Plan:
     """What a run would do that makes the stages of `refresh` again.
 
-    Runs no stage, but loads the trained network.
+    Runs no stage, but loads the trained network, and traces it where pruning is to run.
 
     Raises ConfigError and IntegrityError for weights that a run would refuse.
     """
@@ -77,7 +77,10 @@ def plan_of(recipe: Path, cache: Path | None, refresh: Collection[str]) -> Plan:
     parts, earlier = origin.depends_on(), [one.task for one in records if one.task]
     task = Step("task", origin.key, "", parts, changes(parts, earlier))
     files = {name: _places(files) for name, files in origin.files.items()}
-    return Plan(task, files, stages, flow.warnings())
+    doubts = flow.warnings()
+    if any(stage.name.startswith("prune") and stage.stored != "whole" for stage in stages):
+        doubts += flow.recipe.prune.doubts(flow.dense)
+    return Plan(task, files, stages, doubts)
 
 
 def _places(files: InputFiles) -> str:

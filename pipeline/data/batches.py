@@ -1,6 +1,6 @@
 """Samples of a split, checked and stacked into batches."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal
 
 import numpy as np
@@ -31,6 +31,28 @@ def batches(
             bad = chosen[int(np.argmin(finite))]
             raise ConfigError(f"sample {bad} holds NaN or infinity; check the data")
         yield inputs, labels.astype(np.int64 if labels.dtype.kind in "iub" else np.float32)
+
+
+def regrouped(
+    read: Iterable[tuple[FloatArray, Targets]], size: int
+) -> Iterator[tuple[FloatArray, Targets]]:
+    """The same samples in the same order, `size` at a time, the last batch with what is left."""
+    held: list[tuple[FloatArray, Targets]] = []
+    for batch in read:
+        held.append(batch)
+        while sum(len(inputs) for inputs, _ in held) >= size:
+            inputs, targets = _joined(held)
+            yield inputs[:size], targets[:size]
+            held = [(inputs[size:], targets[size:])] if len(inputs) > size else []
+    if held:
+        yield _joined(held)
+
+
+def _joined(read: Sequence[tuple[FloatArray, Targets]]) -> tuple[FloatArray, Targets]:
+    if len(read) == 1:
+        return read[0]
+    inputs, targets = zip(*read, strict=True)
+    return np.concatenate(inputs), np.concatenate(targets)
 
 
 def _sample(split: Split, index: int) -> tuple[Numbers, Numbers]:

@@ -46,6 +46,10 @@ class OutputTracker(TorchCalls):
     def on_activation(self, value: Tensor, limits: Range, result: Tensor) -> None:
         """A ReLU or clamp has read `value`, the output of a layer or a sum of several."""
 
+    def run_call(self, call: Call) -> object:
+        """The result of `call`, which layers' outputs have been looked for in."""
+        return call.run()
+
     def track(self, layers: tuple[str, ...], value: Tensor, summed: bool = False) -> None:
         """From here on `value` is the output of `layers`."""
         self._outputs[id(value)] = _TrackedOutput(TensorWeakRef(value), layers, summed)
@@ -65,7 +69,7 @@ class OutputTracker(TorchCalls):
         read = self._find(call.first)
         if layers:
             self.before_sum(*operands)
-        result = call.run()
+        result = self.run_call(call)
         if read and call.first is not None and call.range and isinstance(result, Tensor):
             self.on_activation(call.first, call.range, result)
         if read and call.returns_its_input and isinstance(result, Tensor):

@@ -8,9 +8,6 @@ from pipeline.layers.output_sites import Site
 from pipeline.layers.output_tracker import OutputTracker
 from pipeline.layers.sampled_rows import output_rows
 
-DENSE_SAMPLES = 128
-"""Samples that run through the dense network at a time."""
-
 
 class RowRecorder(OutputTracker):
     """Rows of every layer's output: of the sum where it joins one, else behind its batch norm."""

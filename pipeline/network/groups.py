@@ -21,6 +21,7 @@ from torch.nn import functional
 from pipeline.data.arrays import IntArray
 from pipeline.network.layer_kinds import FILTER_BANKS, Side, kind_of
 from pipeline.network.plan import Kept, LayerPlan, PruningPlan, apply_plan, channels_of, masked
+from pipeline.network.proof_inputs import is_constant, with_noise
 from profiles.errors import StageError
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 IndexMapping = Callable[[Sequence[object]], Sequence[object]]
 MOST_INDICES = 200_000
 """Of values of one layer that are followed into the next; VGG's first linear layer has 25,088."""
+IS_OUTPUT = "its channels are the network's output"
+"""Why one group of every network may not be pruned."""
 TOLERANCE = 1e-4
 """Largest difference between removed and masked, relative to the largest output."""
 
@@ -71,9 +74,9 @@ class Groups:
 
 
 def find_groups(network: nn.Module, example: Tensor) -> Groups:
-    """Every group of `network` that is proven prunable on `example` [n, ...].
+    """Every group of `network` that is proven prunable on `example` [n, ...] and on noise.
 
-    The network's outputs are never in a group: without them its output changes shape.
+    The first sample traces it. Its outputs are never in a group: without them they change shape.
     Raises StageError when the network cannot be traced.
     """
     network = copy.deepcopy(network).eval()
@@ -82,7 +85,7 @@ def find_groups(network: nn.Module, example: Tensor) -> Groups:
     candidates = []
     order = {name: place for place, (name, _) in enumerate(network.named_modules())}
     traced = _with_slopes_as_constants(network)
-    for group in sorted(_traced(traced, example, refused), key=lambda g: order[g.name]):
+    for group in sorted(_traced(traced, example[:1], refused), key=lambda g: order[g.name]):
         claimed = {
             (member.layer, member.side, int(channel))
             for member in group.members
@@ -121,19 +124,35 @@ def make_plan(
 
 
 def fault(network: nn.Module, plan: PruningPlan, example: Tensor) -> str:
-    """Why removing the plan's channels is not the same as masking them; empty when it is."""
-    with torch.no_grad():
-        try:
-            small = apply_plan(network, plan)(example)
-        except Exception as error:  # whatever the network's own code raises on smaller layers
-            return f"the network does not run without these channels: {_first_line(error)}"
-        large = masked(network, plan)(example)
-    if small.shape != large.shape:
-        return "its channels are the network's output"
-    difference = float((small - large).abs().max()) / max(1e-6, float(large.abs().max()))
-    if not difference <= TOLERANCE:
-        return f"removing differs from masking by {difference:.1e}: channels mix elsewhere"
-    return ""
+    """Why removing the plan's channels is not the same as masking them; empty when it is.
+
+    On the samples `example` [n, ...] and on noise like them.
+    """
+    return _trial(network, plan, example)[0]
+
+
+def _trial(network: nn.Module, plan: PruningPlan, example: Tensor) -> tuple[str, bool]:
+    """As `fault`, and whether that proves anything: whether the masked network's answers vary."""
+    samples, noise = with_noise(example)
+    silent, answers = masked(network, plan), []
+    for inputs in (samples, noise):
+        with torch.no_grad():
+            try:
+                small = apply_plan(network, plan)(inputs)
+            except Exception as error:  # whatever the network's own code raises on smaller layers
+                reason = f"the network does not run without these channels: {_first_line(error)}"
+                return reason, True
+            large = silent(inputs)
+        if small.shape != large.shape:
+            return IS_OUTPUT, True
+        if inputs is noise and not bool(large.isfinite().all()):
+            continue  # the network has no answer to it
+        difference = float((small - large).abs().max()) / max(1e-6, float(large.abs().max()))
+        if not difference <= TOLERANCE:
+            reason = f"removing differs from masking by {difference:.1e}: channels mix elsewhere"
+            return reason, True
+        answers.append(large)
+    return "", not is_constant(torch.cat(answers))
 
 
 def _proven(
@@ -144,7 +163,9 @@ def _proven(
         return []
     generator = np.random.default_rng(0)
     halves = {g.name: generator.permutation(g.size)[: max(1, g.size // 2)] for g in groups}
-    reason = fault(network, make_plan(network, groups, halves), example)
+    reason, proves = _trial(network, make_plan(network, groups, halves), example)
+    if not reason and not proves:
+        reason = "without these channels the network answers all inputs alike: that proves nothing"
     if not reason:
         return list(groups)
     if len(groups) == 1:

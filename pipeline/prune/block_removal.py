@@ -4,7 +4,7 @@ from torch import nn
 
 from pipeline.network.calibration import Calibration
 from pipeline.network.plan import PruningPlan
-from pipeline.prune.statistics import SCORED_AT_A_TIME
+from pipeline.scoring.collect import BATCH_SAMPLES
 from pipeline.scoring.residual_blocks import block_scores
 from profiles.errors import ConfigError
 
@@ -16,7 +16,7 @@ def plan_without_blocks(network: nn.Module, calibration: Calibration, count: int
     """
     if not count:
         return PruningPlan(layers={})
-    scores = block_scores(network, calibration.array_batches(SCORED_AT_A_TIME))
+    scores = block_scores(network, calibration.array_batches(BATCH_SAMPLES))
     if count > len(scores):
         names = f" ({', '.join(scores)})" if scores else ""
         raise ConfigError(

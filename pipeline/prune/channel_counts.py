@@ -100,10 +100,25 @@ def counts_at_knob(
         rounded = int(wanted / step + 0.5) * step
         if wanted > (group.size // step * step + group.size) / 2:
             rounded = group.size
-        channels = max(widths.floor, ceil(widths.floor_ratio * group.channels), 1)
-        least = ceil(channels * group.size / group.channels / step) * step
-        counts[group.name] = min(group.size, max(rounded, least))
+        counts[group.name] = max(rounded, smallest_count(group, widths))
     return counts
+
+
+def smallest_count(group: Group, widths: Widths) -> int:
+    """The fewest units that a group keeps."""
+    step = group.unit_multiple(widths.multiple)
+    channels = max(widths.floor, ceil(widths.floor_ratio * group.channels), 1)
+    least = ceil(channels * group.size / group.channels / step) * step
+    return min(group.size, least)
+
+
+def fault_of_widths(
+    limits: Limits, groups: Sequence[Group], model: MacsModel, widths: Widths
+) -> str:
+    """Why no allocator can keep within `limits`; empty where one may."""
+    costs = model.over(groups)
+    smallest = costs.at({group.name: smallest_count(group, widths) for group in groups})
+    return _beyond_reach(limits, smallest, costs.at({g.name: g.size for g in groups}), widths)
 
 
 def largest_counts_within(
@@ -126,7 +141,9 @@ def largest_counts_within(
     def at(knob: float) -> dict[str, int]:
         return counts_at_knob(knob, allocator, candidates, widths)
 
-    _check_reachable(limits, costs.at(at(1.0)), costs.at(whole), widths)
+    fault = _beyond_reach(limits, costs.at(at(1.0)), costs.at(whole), widths)
+    if fault:
+        raise StageError(fault)
     low, high = 0.0, 1.0
     for _ in range(KNOB_STEPS):
         middle = (low + high) / 2
@@ -138,19 +155,21 @@ def largest_counts_within(
     return counts
 
 
-def _check_reachable(limits: Limits, smallest: Cost, dense: Cost, widths: Widths) -> None:
-    """Raise StageError when even the smallest network on the path is over a limit."""
+def _beyond_reach(limits: Limits, smallest: Cost, dense: Cost, widths: Widths) -> str:
+    """Why even the smallest network is over a limit; empty where it is not."""
     macs, parameters = limits.largest()
     for unit, most, least, whole in (
         ("MACs", macs, smallest.macs, dense.macs),
         ("parameters", parameters, smallest.parameters, dense.parameters),
     ):
         if least > most:
-            raise StageError(
-                f"at most {most / 1e6:.2f} M {unit} asked, but this allocator with a floor of "
-                f"{widths.floor} channels and multiples of {widths.multiple} reaches no less than "
-                f"{least / whole:.3f} of dense"
+            return (
+                f"at most {most / 1e6:.2f} M {unit} asked, {most / whole:.3f} of dense, but "
+                f"a floor of {widths.floor} channels and multiples of {widths.multiple} reaches no "
+                f"less than {least / whole:.3f} of dense; set a smaller prune.multiple or "
+                "prune.floor (of Widths in a program), or a larger target"
             )
+    return ""
 
 
 def _filled_up(

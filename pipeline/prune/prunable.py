@@ -8,10 +8,13 @@ from torch import Tensor, nn
 
 from pipeline.network.computed_weights import refuse_computed_weights
 from pipeline.network.costs import Counts, MacsModel, macs_model
-from pipeline.network.groups import Group, fault, find_groups
+from pipeline.network.groups import IS_OUTPUT, Group, fault, find_groups
 from pipeline.network.plan import PruningPlan
 from pipeline.network.run import outputs_of
 from profiles.errors import StageError
+
+MOST_NAMES = 4
+"""Of groups that are not pruned for one reason."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,20 @@ def with_units_of(prunable: PrunableNetwork, dense: PrunableNetwork) -> Prunable
         else:
             changed[group.name] = "its units are not those of the dense network"
     return replace(prunable, groups=tuple(same), refused={**prunable.refused, **changed})
+
+
+def refusals(prunable: PrunableNetwork) -> tuple[str, ...]:
+    """Why groups are not pruned, besides the network's output: a line for each reason."""
+    names: dict[str, list[str]] = {}
+    for name, reason in prunable.refused.items():
+        if reason != IS_OUTPUT:
+            names.setdefault(reason, []).append(name)
+    return tuple(
+        f"not pruned: {', '.join(found[:MOST_NAMES])}"
+        + (f" and {len(found) - MOST_NAMES} more" if len(found) > MOST_NAMES else "")
+        + f" ({reason})"
+        for reason, found in names.items()
+    )
 
 
 def verify(prunable: PrunableNetwork, plan: PruningPlan, example: Tensor) -> None:

@@ -3,15 +3,15 @@
 from collections.abc import Iterable
 from dataclasses import replace
 
+from pipeline.data.progress import progress
 from pipeline.network.calibration import Calibration
+from pipeline.network.spool import First
 from pipeline.prune.allocators import Allocator
 from pipeline.prune.criteria import Criterion
 from pipeline.prune.prunable import PrunableNetwork
-from pipeline.scoring.collect import LayerStats, Loss, Need, collect
+from pipeline.scoring.collect import BATCH_SAMPLES, LayerStats, Loss, Need, collect
 from pipeline.scoring.second_moments import eliminations
 
-SCORED_AT_A_TIME = 32
-"""Samples in one forward and backward pass."""
 MOMENT_ROWS = 64_000
 """Positions of each layer from which its second moments come."""
 
@@ -29,11 +29,15 @@ def statistics(
 ) -> dict[str, LayerStats]:
     """What `needs` asks for of every layer that writes or reads a group, by the layer's name."""
     network, groups = prunable.network, prunable.groups
-    feeds = calibration.array_batches(SCORED_AT_A_TIME)
+    feeds = progress(
+        "batches scored",
+        calibration.array_batches(BATCH_SAMPLES),
+        -(-calibration.fitted // BATCH_SAMPLES),
+    )
     stats = collect(network, groups, feeds, loss, needs - {"moments"})
     if "moments" in needs:
         mixed = calibration.with_mixtures()
-        fitted = mixed.inputs[: mixed.fitted]
+        fitted = First(mixed, mixed.fitted)
         for name, one in eliminations(network, groups, fitted, MOMENT_ROWS).items():
             stats[name] = replace(stats[name], elimination=one)
     return stats

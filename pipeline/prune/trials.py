@@ -7,7 +7,7 @@ from math import inf, isfinite
 
 from torch import Tensor, nn
 
-from pipeline.network.calibration import Calibration, fit_to_memory
+from pipeline.network.calibration import Calibration
 from pipeline.network.distance import Teacher, teacher_for_loss
 from pipeline.network.plan import PruningPlan, apply_plan
 from pipeline.prune.channel_counts import Limits
@@ -47,15 +47,12 @@ class TrialSetup:
 
 
 def trial_setup(dense: nn.Module, calibration: Calibration, loss: Loss) -> TrialSetup:
-    """Trials on as many of the samples as fit into memory.
-
-    Raises StageError when hardly any do.
-    """
-    calibration, _ = fit_to_memory(calibration, dense)
+    """Trials on all of the samples."""
     mixed = calibration.with_mixtures()
-    held_out = mixed.inputs[mixed.fitted :]
+    held_out = mixed[mixed.fitted : len(mixed)]
     teacher = teacher_for_loss(dense, loss, [held_out], temperature=1.0)
-    targets = dense_targets(dense, calibration.inputs, calibration.fitted, QUICK_REPAIR_ROWS)
+    inputs, fitted = calibration.inputs, calibration.fitted
+    targets = dense_targets(dense, inputs, fitted, QUICK_REPAIR_ROWS, calibration.memory)
     return TrialSetup(dense, targets, teacher, held_out)
 
 

@@ -6,17 +6,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from pipeline.data.progress import progress
 from pipeline.layers.output_sites import Site, find_sites, norms_of
 from pipeline.layers.output_tracker import tracking
-from pipeline.layers.row_recorder import DENSE_SAMPLES, RowRecorder
+from pipeline.layers.row_recorder import RowRecorder
 from pipeline.layers.sampled_rows import positions
+from pipeline.network.spool import KeptSamples, Memory, Samples
+from pipeline.network.walks import parts_of
 
 
 @dataclass(frozen=True)
 class DenseTargets:
     """Rows of the dense network's outputs on some inputs, each where it counts."""
 
-    inputs: Tensor
+    inputs: Samples
     """[samples, ...]: what the network was given."""
     fitted: int
     """The first so many samples are to be fitted; the others judge."""
@@ -24,27 +27,32 @@ class DenseTargets:
     """The layers that have rows, in the order they run."""
     positions: Mapping[str, Tensor]
     """[samples, n]: the positions of the rows, by layer."""
-    rows: Mapping[str, Tensor]
+    rows: Mapping[str, Samples]
     """[samples * n, outputs], by layer."""
+    memory: Memory
+    """Where the rows lie, and what else is put aside."""
 
 
-def dense_targets(network: nn.Module, inputs: Tensor, fitted: int, rows: int) -> DenseTargets:
+def dense_targets(
+    network: nn.Module, inputs: Samples, fitted: int, rows: int, memory: Memory
+) -> DenseTargets:
     """About `rows` rows of every layer's output on `inputs` [samples, ...], by the layer's name.
 
     `network` is in eval mode. The first `fitted` samples are to be fitted, the others judge.
     """
-    layers = dict(network.named_modules())
+    layers, device = dict(network.named_modules()), inputs[:1].device
     sites = find_sites(network, inputs[:1])
     sampled = {
         name: positions(site, layers[name], len(inputs), rows) for name, site in sites.items()
     }
-    parts: dict[str, list[Tensor]] = {name: [] for name in sites}
-    for start in range(0, len(inputs), DENSE_SAMPLES):
-        part = slice(start, start + DENSE_SAMPLES)
+    spool = memory.spool()
+    kept = {name: KeptSamples(spool, device) for name in sites}
+    parts = parts_of(network, inputs)
+    for part in progress("batches through the dense network", parts, len(parts)):
         recorder = RowRecorder(layers, sites, {name: of[part] for name, of in sampled.items()})
         with torch.no_grad(), tracking(network, sites, norms_of(sites.values()), recorder):
-            network(inputs[part])
+            network(inputs[part].clone())
         for name, found in recorder.rows.items():
-            parts[name].append(found)
-    whole = {name: torch.cat(found) for name, found in parts.items() if found}
-    return DenseTargets(inputs, fitted, sites, sampled, whole)
+            kept[name].append(found)
+    whole = {name: found for name, found in kept.items() if len(found)}
+    return DenseTargets(inputs, fitted, sites, sampled, whole, memory)

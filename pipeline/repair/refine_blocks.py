@@ -11,6 +11,7 @@ from pipeline.layers.folded_layer import Folded
 from pipeline.layers.output_sites import Site
 from pipeline.layers.sampled_rows import output_rows
 from pipeline.network.layer_kinds import linear_map
+from pipeline.network.spool import Between, Samples
 from pipeline.repair.ridge import relative_error
 
 LEARNING_RATE = 0.02
@@ -26,7 +27,7 @@ class Block:
 
     sites: Sequence[Site]
     layers: Sequence[Folded]
-    inputs: Tensor
+    inputs: Samples
     """[samples, ...]: what the first layer reads."""
     other: Tensor
     """[samples * n, outputs]: rows of what the last layer's output is added to."""
@@ -35,30 +36,46 @@ class Block:
     positions: Tensor
     """[samples, n]: the positions of the rows."""
 
-    def error(self, weights: Sequence[Tensor], start: int, stop: int) -> Tensor:
+    def error(self, weights: Sequence[Tensor], part: Between) -> Tensor:
         """Mean squared error behind the activation on some of the samples."""
-        got, wanted = self._sums(weights, start, stop)
-        limits = self.sites[-1].range
-        return (got.clamp(*limits) - wanted.clamp(*limits)).square().mean()
+        rows = self._rows(part)
+        got, limits = self._sum(weights, part), self.sites[-1].range
+        return (got.clamp(*limits) - self.target[rows].clamp(*limits)).square().mean()
 
     def relative(self, weights: Sequence[Tensor], start: int, stop: int) -> float:
-        got, wanted = self._sums(weights, start, stop)
+        got = torch.cat([self._sum(weights, part) for part in self.parts(start, stop)])
+        wanted = self.target[self._rows(slice(start, stop))]
         return relative_error(got, wanted, self.sites[-1].range)
 
-    def outputs(self, weights: Sequence[Tensor], start: int, stop: int) -> list[Tensor]:
-        """What each layer gives, before its activation."""
-        value, found = self.inputs[start:stop], []
-        pairs = zip(self.sites, self.layers, weights[::2], weights[1::2], strict=True)
-        for site, folded, weight, bias in pairs:
-            found.append(linear_map(folded.layer).applied(value, weight, bias))
-            value = found[-1].clamp(*site.range)
-        return found
+    def reads(self, number: int, weights: Sequence[Tensor], part: Between) -> Tensor:
+        """What layer `number` of the block reads for some of the samples."""
+        value = self.inputs[part]
+        if value.dim() == 4:  # convolutions train faster so
+            value = value.contiguous(memory_format=torch.channels_last)
+        for place in range(number):
+            value = self._output(place, weights, value).clamp(*self.sites[place].range)
+        return value
 
-    def _sums(self, weights: Sequence[Tensor], start: int, stop: int) -> tuple[Tensor, Tensor]:
-        positions = self.positions[start:stop]
-        last = output_rows(self.layers[-1].layer, self.outputs(weights, start, stop)[-1], positions)
-        first, end = (samples * positions.shape[1] for samples in (start, stop))
-        return last + self.other[first:end], self.target[first:end]
+    def parts(self, start: int, stop: int) -> list[Between]:
+        """The samples from `start` to before `stop`, a batch at a time."""
+        edges = range(start, stop, BATCH_SAMPLES)
+        return [slice(edge, min(edge + BATCH_SAMPLES, stop)) for edge in edges]
+
+    def _output(self, number: int, weights: Sequence[Tensor], value: Tensor) -> Tensor:
+        """What layer `number` makes of `value`, before its activation."""
+        weight, bias = weights[2 * number : 2 * number + 2]
+        return linear_map(self.layers[number].layer).applied(value, weight, bias)
+
+    def _sum(self, weights: Sequence[Tensor], part: Between) -> Tensor:
+        """Rows of what the block adds up to."""
+        last = len(self.layers) - 1
+        output = self._output(last, weights, self.reads(last, weights, part))
+        rows = output_rows(self.layers[last].layer, output, self.positions[part])
+        return rows + self.other[self._rows(part)]
+
+    def _rows(self, part: Between) -> Between:
+        width = self.positions.shape[1]
+        return slice(part.start * width, part.stop * width)
 
 
 def refine(block: Block, steps: int, fitted: int) -> list[Tensor] | None:
@@ -82,7 +99,7 @@ def refine(block: Block, steps: int, fitted: int) -> list[Tensor] | None:
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * 0.5 * (1 + cos(pi * step / steps))
             start = step % turns * size
-            loss = block.error(weights, start, start + size)
+            loss = block.error(weights, slice(start, start + size))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.data.arrays import Float64, FloatArray, Targets
+from pipeline.data.batches import regrouped
 from pipeline.layers.torch_calls import Hook
 from pipeline.network.groups import Group
 from pipeline.network.layer_kinds import BatchNorm, FilterBank, filter_bank, kind_of
@@ -24,6 +25,11 @@ __all__ = ["Batch", "Float64", "LayerStats", "Loss", "Need", "collect", "stats_l
 
 Batch = tuple[FloatArray, Targets]
 
+BATCH_SAMPLES = 32
+"""Samples in one forward and backward pass, however they are given: absolute gradients are those
+of batches of this size.
+"""
+
 
 def collect(
     network: nn.Module,
@@ -34,6 +40,7 @@ def collect(
 ) -> dict[str, LayerStats]:
     """What `needs` asks for of every layer that writes or reads a group's channels, by its name.
 
+    How the samples are cut into `batches` changes nothing.
     Works on a copy in eval mode, so neither weights nor buffers of `network` change. Without
     needs the network does not run, and nobody knows which batch norm follows which layer.
     A layer without batch norm has its output kept for the backward pass: one tensor more.
@@ -46,7 +53,7 @@ def collect(
     network = copy.deepcopy(network).eval()
     device = next(network.parameters()).device
     found: _Pass | None = None
-    for inputs, targets in batches:
+    for inputs, targets in regrouped(batches, BATCH_SAMPLES):
         feed = torch.from_numpy(inputs).to(device)
         if found is None:
             found = _Pass(network, names, _norms(network, names, feed[:1]), needs)
@@ -183,7 +190,7 @@ class _Gradients:
         for name, value in found.items():
             self._totals.setdefault(name, _Total(value)).add(value)
 
-    def added_to(self, stats: LayerStats, batches: int, samples: int) -> LayerStats:
+    def added_to(self, stats: LayerStats, samples: int) -> LayerStats:
         if not self._totals:
             raise StageError(
                 f"{stats.name}: the loss of the calibration samples does not depend on this layer; "
@@ -193,7 +200,7 @@ class _Gradients:
         places: tuple[Place, ...] = ("activation", "output", "norm")
         return replace(
             stats,
-            batches=batches,
+            batches=samples / BATCH_SAMPLES,
             weight_gradient=gradients["weight"],
             bias_gradient=gradients["bias"],
             scale_gradient=gradients.get("scale", Gradient()),
@@ -218,7 +225,7 @@ class _Pass:
         self._network, self._names, self._norms, self._needs = network, names, norms, needs
         modules = dict(network.named_modules())
         self._layers = {name: filter_bank(modules[name]) for name in names}
-        self._samples = self._batches = 0
+        self._samples = 0
         self._inputs = {name: ChannelMoments() for name in names}
         self._outputs = {name: ChannelMoments() for name in names}
         for parameter in network.parameters():
@@ -231,7 +238,6 @@ class _Pass:
         }
 
     def add(self, feed: Tensor, targets: Targets, loss: Loss) -> None:
-        self._batches += 1
         self._samples += len(feed)
         try:
             if "gradients" in self._needs:
@@ -258,7 +264,7 @@ class _Pass:
         if "activations" in self._needs:
             found = self._with_activations(found)
         if "gradients" in self._needs:
-            found = self._gradients[name].added_to(found, self._batches, self._samples)
+            found = self._gradients[name].added_to(found, self._samples)
         if self._relevance is not None:
             total = self._relevance.total(name)
             found = replace(found, relevance=_array(total) / self._samples)

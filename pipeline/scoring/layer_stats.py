@@ -67,7 +67,8 @@ class LayerStats:
     norm: Norm | None = None
 
     # "gradients"
-    batches: int = 0
+    batches: float = 0
+    """Samples / samples of a whole batch: a smaller one counts as the part that it is."""
     weight_gradient: Gradient = Gradient()
     """[out, fan-in]"""
     bias_gradient: Gradient = Gradient()

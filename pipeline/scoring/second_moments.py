@@ -5,13 +5,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from pipeline.data.progress import progress
 from pipeline.layers.folded_layer import Folded, folded
 from pipeline.layers.output_sites import Site, find_sites, norms_of
 from pipeline.layers.output_tracker import tracking
-from pipeline.layers.row_recorder import DENSE_SAMPLES, RowRecorder
+from pipeline.layers.row_recorder import RowRecorder
 from pipeline.layers.sampled_rows import input_rows, positions
 from pipeline.network.groups import Group, Member
 from pipeline.network.layer_kinds import linear_map
+from pipeline.network.spool import Samples
+from pipeline.network.walks import parts_of
 from pipeline.scoring.elimination import Consumer, Elimination, eliminate
 
 RIDGE = 1e-3
@@ -19,7 +22,7 @@ RIDGE = 1e-3
 
 
 def eliminations(
-    network: nn.Module, groups: Sequence[Group], inputs: Tensor, rows: int
+    network: nn.Module, groups: Sequence[Group], inputs: Samples, rows: int
 ) -> dict[str, Elimination]:
     """The order in which each group's units can best be spared, by the group's name.
 
@@ -34,21 +37,21 @@ def eliminations(
     chosen = {name: positions(sites[name], layers[name], len(inputs), rows) for name in names}
     norms = norms_of(sites[name] for name in names)
     moments = {name: _Moments(sites[name], layers[name]) for name in names}
-    for start in range(0, len(inputs), DENSE_SAMPLES):
-        part = slice(start, start + DENSE_SAMPLES)
+    parts = parts_of(network, inputs)
+    for part in progress("batches for second moments", parts, len(parts)):
         places = {name: found[part] for name, found in chosen.items()}
         recorder = RowRecorder(layers, sites, places)
         handles = [layers[n].register_forward_pre_hook(moments[n].hook(places[n])) for n in names]
         try:
             with torch.no_grad(), tracking(network, names, norms, recorder):
-                network(inputs[part])
+                network(inputs[part].clone())
         finally:
             for handle in handles:
                 handle.remove()
         for name in names:
             moments[name].outputs(recorder.rows[name])
     found = {}
-    for group in groups:
+    for group in progress("groups ranked", groups, len(groups)):
         maps = [
             one
             for member in readers[group.name]

@@ -5,11 +5,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, ClassVar
 
-from pydantic import AfterValidator, NonNegativeInt, PositiveInt
+from pydantic import AfterValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import nn
 
 from pipeline.network.calibration import calibration_of_task
 from pipeline.network.plan import PruningPlan, apply_plan
+from pipeline.network.proof_inputs import proof_samples
 from pipeline.network.run import compute_device
 from pipeline.prune.baselines import (
     even_plan,
@@ -48,6 +49,7 @@ class Check(Stage[Pruned, Checked]):
     """Random channels, training from scratch, and whether a small distance means a high score."""
 
     LIBRARIES: ClassVar[tuple[str, ...]] = ("torch", "torch-pruning", "numpy")
+    VERSION: ClassVar[int] = 2
 
     random_seeds: PositiveInt = 5
     """The number of plans that keep as many channels of each group, drawn at random."""
@@ -61,6 +63,9 @@ class Check(Stage[Pruned, Checked]):
     """The number of calibration samples, of every class alike, from the training data."""
     seed: NonNegativeInt = 0
     """What calibration samples and new weights depend on."""
+    memory_gib: PositiveFloat | None = Field(default=None, exclude=True)
+    """How much of what is computed of the samples is held in memory, and not in a temporary file;
+    half of the free memory when not given. Less makes it slower, not other."""
     finetune: FineTune | None = None
     """The settings of the training; the recipe's [finetune] when not given."""
 
@@ -69,9 +74,9 @@ class Check(Stage[Pruned, Checked]):
             raise ConfigError("only a pruned network can be checked: prune it first")
         task, device = source.task, compute_device()
         dense = source.teacher.network().to(device)
-        calibration = calibration_of_task(task, self.samples, self.seed, device)
+        calibration = calibration_of_task(task, self.samples, self.seed, device, self.memory_gib)
         setup = trial_setup(dense, calibration, task.loss)
-        prunable = find_prunable(dense, calibration.inputs[:1])
+        prunable = find_prunable(dense, proof_samples(calibration.inputs))
         plan, pruned = read_spec(source.plan, PruningPlan), source.report()
         counts = {name: group.kept for name, group in pruned.groups.items()}
 

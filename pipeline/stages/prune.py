@@ -2,30 +2,31 @@
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
+import torch
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
+from pipeline.data.batches import batches
 from pipeline.network.calibration import Calibration, calibration_of_task
 from pipeline.network.plan import PruningPlan, apply_plan, compose
+from pipeline.network.proof_inputs import proof_samples
 from pipeline.network.run import compute_device, outputs_of
 from pipeline.network.weights import write_weights
 from pipeline.prune.allocators import Allocator
-from pipeline.prune.allocators import reconstruction as by_reconstruction
-from pipeline.prune.allocators.uniform import Uniform
+from pipeline.prune.auto import AUTO_ALLOCATORS, AUTO_CRITERIA
 from pipeline.prune.block_removal import plan_without_blocks
-from pipeline.prune.channel_counts import Limits, Widths
+from pipeline.prune.channel_counts import Limits, Widths, fault_of_widths
 from pipeline.prune.choose import Choice, Selection, choose
-from pipeline.prune.criteria import Criterion, reconstruction
-from pipeline.prune.criteria.magnitude import Magnitude
-from pipeline.prune.criteria.pro import Pro
-from pipeline.prune.criteria.taylor import Taylor
+from pipeline.prune.criteria import Criterion
 from pipeline.prune.prunable import (
     PrunableNetwork,
     find_prunable,
     inspect_network,
+    refusals,
     verify,
     with_units_of,
 )
@@ -43,15 +44,12 @@ from profiles.spec import Fraction, read_spec
 
 log = logging.getLogger("slimgate")
 
-AUTO_CRITERIA = (Magnitude(), Pro(), reconstruction.Reconstruction(), Taylor())
-AUTO_ALLOCATORS = (by_reconstruction.Reconstruction(), Uniform())
-
 
 class Prune(Stage[Checkpoint, Pruned]):
     """Structured pruning: whole channels leave every layer that shares them."""
 
     LIBRARIES: ClassVar[tuple[str, ...]] = ("torch", "torch-pruning", "numpy")
-    VERSION: ClassVar[int] = 3
+    VERSION: ClassVar[int] = 4
 
     criterion: Annotated[
         Criterion | Literal["auto"], *choice("pipeline.prune.criteria", Criterion, auto=True)
@@ -71,7 +69,10 @@ class Prune(Stage[Checkpoint, Pruned]):
     size_mib: PositiveFloat | None = None
     """The size of the parameters in fp32 at most, MiB."""
     multiple: PositiveInt | None = None
-    """Channel counts are multiples of this; the device's `channel_multiple` when not given."""
+    """Channel counts are multiples of this."""
+    preferred_multiple: PositiveInt | None = None
+    """Where `multiple` is not given, they are multiples of this, or of the largest of its halves
+    that reaches the target; the device's `channel_multiple` when not given."""
     floor: PositiveInt | None = None
     """No layer keeps fewer channels; one multiple when not given."""
     floor_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -80,11 +81,15 @@ class Prune(Stage[Checkpoint, Pruned]):
     """The number of calibration samples, of every class alike, from the training data."""
     seed: NonNegativeInt = 0
     """What the choice of calibration samples depends on."""
+    memory_gib: PositiveFloat | None = Field(default=None, exclude=True)
+    """How much of what is computed of the samples is held in memory, and not in a temporary file;
+    half of the free memory when not given. Less makes it slower, not other."""
 
     def resolved(self, channel_multiple: int) -> "Prune":
         """The same with the device's channel multiple where the recipe leaves it open."""
-        multiple = self.multiple or channel_multiple
-        return self.model_copy(update={"multiple": multiple, "floor": self.floor or multiple})
+        if self.multiple is not None or self.preferred_multiple is not None:
+            return self
+        return self.model_copy(update={"preferred_multiple": channel_multiple})
 
     def has_target(self) -> bool:
         """Whether something says how much to prune: a target, blocks, or the allocator itself."""
@@ -95,8 +100,10 @@ class Prune(Stage[Checkpoint, Pruned]):
     def run(self, source: Checkpoint, out: Path, scratch: Path) -> None:
         device = compute_device()
         network = source.network().to(device)
-        calibration = calibration_of_task(source.task, self.samples, self.seed, device)
-        example = calibration.inputs[:1]
+        calibration = calibration_of_task(
+            source.task, self.samples, self.seed, device, self.memory_gib
+        )
+        example = proof_samples(calibration.inputs)
         outputs_of(network, example)
         without_blocks = plan_without_blocks(network, calibration, self.blocks)
         network = apply_plan(network, without_blocks)
@@ -109,14 +116,32 @@ class Prune(Stage[Checkpoint, Pruned]):
                 "the network has nothing more to prune: its groups are no longer those of the "
                 "dense network; set a smaller schedule.steps"
             )
+        for refusal in refusals(prunable):
+            log.warning("  %s", refusal)
         chosen, trials = self._choose(prunable, calibration, source.task.loss, dense.macs)
         verify(prunable, chosen.plan, example)
         plan = compose(_earlier_plan(source), compose(without_blocks, chosen.plan))
+        chosen = replace(chosen, remarks=(*self._remarks(chosen), *chosen.remarks))
         report = prune_report(self.macs_ratio, dense, prunable, chosen, trials)
         write_json(out / "plan.json", plan)
         write_weights(apply_plan(network, chosen.plan), out / "model.safetensors")
         write_json(out / "prune.json", report)
         _log(report)
+
+    def doubts(self, source: Checkpoint) -> tuple[str, ...]:
+        """What is known before it runs: which groups are not pruned, a target beyond reach.
+
+        Only where nothing has been pruned and no block goes: else the network is not known yet.
+        """
+        if source.teacher or self.blocks:
+            return ()
+        inputs, _ = next(batches(source.task.train, range(min(2, len(source.task.train))), 2))
+        try:
+            prunable = find_prunable(source.network(), torch.from_numpy(inputs))
+            self._widths(prunable, self._limits(prunable.macs))
+        except StageError as error:
+            return (f"prune: {error}",)
+        return tuple(f"prune: {refusal}" for refusal in refusals(prunable))
 
     def load(self, source: Checkpoint, out: Path, key: str) -> Pruned:
         dense = source.teacher or source
@@ -126,8 +151,9 @@ class Prune(Stage[Checkpoint, Pruned]):
         self, prunable: PrunableNetwork, calibration: Calibration, loss: Loss, macs_dense: int
     ) -> tuple[Choice, tuple[Trial, ...]]:
         """The choice, and the trials it comes from where several selections were to be tried."""
-        criteria, allocators, widths = self._criteria(), self._allocators(), self._widths()
+        criteria, allocators = self._criteria(), self._allocators()
         limits = self._limits(macs_dense)
+        widths = self._widths(prunable, limits)
         stats = statistics(prunable, calibration, loss, needs_of(criteria, allocators))
         selections = [Selection(one, by, widths) for by, one in product(allocators, criteria)]
         if len(selections) == 1:
@@ -157,12 +183,40 @@ class Prune(Stage[Checkpoint, Pruned]):
             size_bytes=None if self.size_mib is None else self.size_mib * 2**20,
         )
 
-    def _widths(self) -> Widths:
-        if self.multiple is None or self.floor is None:
-            raise ConfigError(
-                "prune.multiple and prune.floor are not set: call resolved(channel_multiple) first"
-            )
-        return Widths(self.multiple, self.floor, self.floor_ratio)
+    def _widths(self, prunable: PrunableNetwork, limits: Limits | None) -> Widths:
+        """The widths asked for; where the multiple is only preferred, those that reach the target.
+
+        Raises StageError where none do.
+        """
+        if self.multiple is None and self.preferred_multiple is None:
+            raise ConfigError("prune.multiple is not set: call resolved(channel_multiple) first")
+        multiples = [self.multiple] if self.multiple else _halves(self.preferred_multiple or 1)
+        fault = ""
+        for multiple in multiples:
+            widths = Widths(multiple, self.floor or multiple, self.floor_ratio)
+            groups, model = prunable.groups, prunable.macs_model
+            fault = fault_of_widths(limits, groups, model, widths) if limits else ""
+            if not fault:
+                return widths
+        raise StageError(fault)
+
+    def _remarks(self, chosen: Choice) -> tuple[str, ...]:
+        """What is to be said of the widths that were taken."""
+        taken, preferred = chosen.selection.widths.multiple, self.preferred_multiple
+        if self.multiple or preferred in (None, taken):
+            return ()
+        return (
+            f"channel counts are multiples of {taken}: those of {preferred}, which the device "
+            "prefers, do not reach the target",
+        )
+
+
+def _halves(multiple: int) -> list[int]:
+    """The number, its half, the half of that, as long as they are whole; at last 1."""
+    found = [multiple]
+    while found[-1] % 2 == 0:
+        found.append(found[-1] // 2)
+    return [*found, 1] if found[-1] > 1 else found
 
 
 def _earlier_plan(source: Checkpoint) -> PruningPlan:

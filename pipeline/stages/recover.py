@@ -4,7 +4,7 @@ import logging
 from pathlib import Path
 from typing import Annotated, ClassVar
 
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from pipeline.network.calibration import calibration_of_task
 from pipeline.network.plan import PruningPlan
@@ -31,7 +31,7 @@ class Recover(Stage[Checkpoint, Recovered]):
     """
 
     LIBRARIES: ClassVar[tuple[str, ...]] = ("torch", "numpy")
-    VERSION: ClassVar[int] = 3
+    VERSION: ClassVar[int] = 4
 
     chain: tuple[Annotated[Recovery, *choice("pipeline.repair.recoveries", Recovery)], ...] = Field(
         default=(LeastSquares(),), min_length=1
@@ -41,13 +41,18 @@ class Recover(Stage[Checkpoint, Recovered]):
     """The number of calibration samples, of every class alike, from the training data."""
     seed: NonNegativeInt = 0
     """What the choice of calibration samples depends on."""
+    memory_gib: PositiveFloat | None = Field(default=None, exclude=True)
+    """How much of what is computed of the samples is held in memory, and not in a temporary file;
+    half of the free memory when not given. Less makes it slower, not other."""
 
     def run(self, source: Checkpoint, out: Path, scratch: Path) -> None:
         if source.teacher is None or source.plan is None:
             raise ConfigError("only a pruned network can be recovered: prune it first")
         device = compute_device()
         network, dense = source.network().to(device), source.teacher.network().to(device)
-        calibration = calibration_of_task(source.task, self.samples, self.seed, device)
+        calibration = calibration_of_task(
+            source.task, self.samples, self.seed, device, self.memory_gib
+        )
         plan = read_spec(source.plan, PruningPlan)
         recoveries = repair(network, dense, plan, self.chain, calibration, source.task.loss)
         write_json(out / "recover.json", RepairReport(recoveries=recoveries))

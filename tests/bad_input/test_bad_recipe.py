@@ -77,6 +77,7 @@ TABLES: dict[str, tuple[dict[str, Table | None], list[str]]] = {
     "no target": ({"target": None}, ["target: missing"]),
     "no task": ({"task": None}, ["task: missing"]),
     "two keys missing": ({"task": {"data": None, "size": None}}, ["task.data: m", "task.size: m"]),
+    "percentage": ({"prune": {"macs_ratio": 70}}, ["prune.macs_ratio: ", "did you mean 0.7?"]),
     "wrong type": ({"prune": {"macs_ratio": "0.5"}}, ["valid number (found '0.5')"]),
     "long value": ({"prune": {"macs_ratio": "x" * 500}}, ["(found '" + "x" * 76 + "...)"]),
     "a network's name alone": (

@@ -59,7 +59,7 @@ class Real:
 
     def calibration(self, samples: int, seed: int = 0) -> Calibration:
         """Training images of every class alike."""
-        return calibration_of_task(self.task, samples, seed, CPU)
+        return calibration_of_task(self.task, samples, seed, CPU, None)
 
     def top1(self, network: nn.Module) -> float:
         """The part of the test images that `network` is right on."""

@@ -35,6 +35,7 @@ from pipeline.api import prune_calibrated
 from pipeline.prune.allocators import Allocator
 from pipeline.prune.allocators import reconstruction as by_reconstruction
 from pipeline.prune.allocators.uniform import Uniform
+from pipeline.prune.auto import AUTO_ALLOCATORS, AUTO_CRITERIA
 from pipeline.prune.channel_counts import Limits
 from pipeline.prune.choose import Choice, Selection
 from pipeline.prune.criteria import Criterion
@@ -46,7 +47,6 @@ from pipeline.prune.trials import choose_by_trial, trial_setup
 from pipeline.repair.recoveries import Recovery
 from pipeline.repair.recoveries.bn_recalibrate import BnRecalibrate
 from pipeline.repair.recoveries.least_squares import LeastSquares
-from pipeline.stages.prune import AUTO_ALLOCATORS, AUTO_CRITERIA
 from pipeline.task import cross_entropy
 from profiles.errors import StageError
 from profiles.plugins import name_of, plugin, plugin_names

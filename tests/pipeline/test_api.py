@@ -1,14 +1,16 @@
 """A network pruned in memory, from a program of one's own."""
 
+import math
+
 import pytest
 import torch
 from half_pruned import distance, images, same, state_of
-from networks import Chain, Concat, Depthwise, Grouped, Residual, trained
+from networks import Chain, Concat, Depthwise, Grouped, MixesBright, Residual, trained
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
-from pipeline.api import Selection, Widths, apply_plan, prune
+from pipeline.api import Selection, Widths, apply_plan, auto_selections, prune
 from pipeline.prune.allocators.uniform import Uniform
 from pipeline.prune.criteria.magnitude import Magnitude
 from pipeline.prune.criteria.reconstruction import Reconstruction
@@ -16,6 +18,8 @@ from pipeline.repair.recoveries.bn_recalibrate import BnRecalibrate
 from profiles.errors import ConfigError, SlimgateError, StageError
 
 MAGNITUDE = Selection(criterion=Magnitude(), allocator=Uniform())
+ONE = Selection()
+"""Without trials: quicker."""
 
 
 def loader(count: int = 160, batch: int = 32) -> DataLoader[tuple[Tensor, ...]]:
@@ -33,7 +37,7 @@ def test_three_lines_prune_a_network_to_its_target_and_repair_it(
 ) -> None:
     network = trained(kind)
     before = state_of(network)
-    slim = prune(network, pairs(), ratio)
+    slim = prune(network, pairs(), ratio, selection=ONE)
     assert 0.2 * ratio < slim.macs_ratio <= ratio
     assert same(before, network)
     sizes = [sum(p.numel() for p in one.parameters()) for one in (slim.network, network)]
@@ -48,11 +52,13 @@ def test_three_lines_prune_a_network_to_its_target_and_repair_it(
 
 def test_a_data_loader_can_be_given_as_it_is() -> None:
     network = trained(Chain)
-    assert prune(network, pairs(), 0.5).plan == prune(network, iter(pairs()), 0.5).plan
+    assert prune(network, pairs(), 0.5, selection=ONE).plan == (
+        prune(network, iter(pairs()), 0.5, selection=ONE).plan
+    )
 
 
 def test_the_plan_and_the_state_build_the_network_again() -> None:
-    slim = prune(trained(Residual), pairs(), 0.5)
+    slim = prune(trained(Residual), pairs(), 0.5, selection=ONE)
     again = apply_plan(Residual(), slim.plan)
     again.load_state_dict(slim.network.state_dict())
     inputs = images(9, 1)
@@ -62,16 +68,30 @@ def test_the_plan_and_the_state_build_the_network_again() -> None:
 
 def test_a_network_with_transposed_convolutions_needs_another_criterion_and_is_told() -> None:
     with pytest.raises(StageError, match=r"left: .*cannot score them; choose another"):
-        prune(trained(Concat), pairs(), 0.5)
+        prune(trained(Concat), pairs(), 0.5, selection=ONE)
     slim = prune(trained(Concat), pairs(), 0.5, selection=MAGNITUDE)
     assert slim.macs_ratio <= 0.5
 
 
 def test_the_same_samples_give_the_same_network() -> None:
-    once, twice = (prune(trained(Residual), pairs(), 0.5) for _ in range(2))
+    once, twice = (prune(trained(Residual), pairs(), 0.5, selection=ONE) for _ in range(2))
     assert once.plan == twice.plan
     assert same(state_of(once.network), twice.network)
     assert once.recoveries == twice.recoveries
+
+
+def test_several_ways_are_tried_and_the_nearest_network_is_taken() -> None:
+    network, samples = trained(Residual), pairs()
+    found = prune(network, samples, 0.5)
+    each = [prune(network, samples, 0.5, selection=one) for one in auto_selections()]
+    plans = [one.plan for one in each]
+    after = [one.recoveries[0].distance_after or math.inf for one in each]
+    assert found.plan in plans
+    assert after[plans.index(found.plan)] <= sorted(after)[2]  # trials repair less
+
+
+def test_a_way_that_cannot_judge_a_network_is_passed_over() -> None:
+    assert prune(trained(Concat), pairs(), 0.5).macs_ratio <= 0.5
 
 
 def test_channels_are_multiples_where_that_is_asked() -> None:
@@ -85,9 +105,9 @@ def test_channels_are_multiples_where_that_is_asked() -> None:
 def test_recoveries_run_in_turn_and_none_is_no_repair() -> None:
     network = trained(Residual)
     chain = (BnRecalibrate(), BnRecalibrate())
-    slim = prune(network, pairs(), 0.5, recoveries=chain)
+    slim = prune(network, pairs(), 0.5, recoveries=chain, selection=ONE)
     assert [one.name for one in slim.recoveries] == ["bn_recalibrate"] * 2
-    bare = prune(network, pairs(), 0.5, recoveries=())
+    bare = prune(network, pairs(), 0.5, recoveries=(), selection=ONE)
     assert bare.recoveries == ()
     assert same(state_of(apply_plan(network, bare.plan)), bare.network)
 
@@ -111,7 +131,7 @@ def test_hardly_any_samples_are_refused(count: int) -> None:
 
 
 def test_two_samples_prune_and_say_what_could_not_be_repaired() -> None:
-    slim = prune(trained(Residual), pairs(2), 0.7)
+    slim = prune(trained(Residual), pairs(2), 0.7, selection=ONE)
     said = " ".join(slim.recoveries[0].remarks)
     assert "too few for least squares" in said
     with torch.no_grad():
@@ -134,6 +154,11 @@ def test_a_network_that_answers_differently_each_time_is_told_so() -> None:
     torch.manual_seed(0)
     with pytest.raises(StageError, match="answers differently to the same input"):
         prune(Random(), pairs(), 0.5)
+
+
+def test_what_was_not_pruned_is_told_with_its_reason() -> None:
+    slim = prune(MixesBright(by_batch=False).eval(), pairs(), 0.95, selection=MAGNITUDE)
+    assert slim.remarks[0].startswith("not pruned: first (removing differs from masking by ")
 
 
 def test_a_target_that_cannot_be_reached_is_told() -> None:
@@ -164,7 +189,7 @@ def test_images_of_another_kind_are_told_and_not_a_traceback_of_torch() -> None:
 
 def test_a_network_given_in_training_mode_is_pruned_in_eval_mode_and_given_back_so() -> None:
     network = trained(Residual).train()
-    wanted = prune(trained(Residual), pairs(), 0.5)
+    wanted = prune(trained(Residual), pairs(), 0.5, selection=ONE)
     slim = prune(network, pairs(), 0.5)
     assert slim.plan == wanted.plan
     assert network.training

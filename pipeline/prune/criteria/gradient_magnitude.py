@@ -12,7 +12,7 @@ class GradientMagnitude(Criterion):
     """Sum over the filter of abs(W_ij) * (norm(X_j) + abs(G_ij)): GBLM (arXiv 2311.04902).
 
     norm(X_j) is the root mean square of the input channel over samples and positions, and
-    abs(G) the mean over batches of each batch's absolute gradient, so that neither grows with
+    abs(G) the mean over batches of 32 of each batch's absolute gradient, so that neither grows with
     the number of samples. Without G it is Wanda's score (arXiv 2306.11695).
     """
 

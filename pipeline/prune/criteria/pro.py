@@ -32,8 +32,8 @@ class Pro(Criterion):
     """Where D sits: at the output of the `activation`, of the layer itself (`output`), or of its
     batch `norm`."""
     accumulation: Accumulation = "mean"
-    """Gradients: the `mean` over samples; the `sum` over batches of their means; the mean over
-    batches of their `absolute` value."""
+    """Gradients: the `mean` over samples; the `sum` over batches of 32 of their means, of which
+    a smaller one counts by its samples; the mean over these batches of their `absolute` value."""
 
     def score(self, layer: LayerStats) -> Float64:
         filters = layer.filters(self.filter)

@@ -3,7 +3,7 @@
 from pydantic import NonNegativeInt, PositiveInt
 from torch import nn
 
-from pipeline.network.calibration import Calibration, fit_to_memory
+from pipeline.network.calibration import Calibration
 from pipeline.network.plan import PruningPlan
 from pipeline.repair.dense_targets import dense_targets
 from pipeline.repair.recoveries import Recovery
@@ -26,7 +26,6 @@ class LeastSquares(Recovery):
     def recover(
         self, network: nn.Module, dense: nn.Module, plan: PruningPlan, calibration: Calibration
     ) -> tuple[str, ...]:
-        calibration, remarks = fit_to_memory(calibration, dense)
         mixed = calibration.with_mixtures()
-        targets = dense_targets(dense, mixed.inputs, mixed.fitted, self.rows)
-        return (*remarks, *resolve_layers(network, plan, targets, self.steps))
+        targets = dense_targets(dense, mixed, mixed.fitted, self.rows, calibration.memory)
+        return resolve_layers(network, plan, targets, self.steps)

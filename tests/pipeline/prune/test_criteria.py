@@ -25,7 +25,7 @@ from pipeline.prune.criteria.offset import Offset
 from pipeline.prune.criteria.pro import Pro
 from pipeline.prune.criteria.random import Random
 from pipeline.prune.criteria.taylor import Taylor
-from pipeline.scoring.collect import Float64, LayerStats, collect
+from pipeline.scoring.collect import BATCH_SAMPLES, Float64, LayerStats, collect
 from pipeline.scoring.layer_stats import Accumulation, Filter, Gradient, Norm, Place
 from pipeline.task import cross_entropy
 from profiles.errors import StageError
@@ -51,8 +51,10 @@ def criterion(name: str) -> Criterion:
     return plugin("pipeline.prune.criteria", name, Criterion)()  # type: ignore[type-abstract]
 
 
-def scores_on(kind: type[nn.Module], one: Criterion, data: Samples) -> list[Float64]:
-    groups, stats = stats_of(trained(kind), data, 24, one.needs)
+def scores_on(
+    kind: type[nn.Module], one: Criterion, data: Samples, size: int = 24
+) -> list[Float64]:
+    groups, stats = stats_of(trained(kind), data, size, one.needs)
     return [group_scores(one, group, stats) for group in groups]
 
 
@@ -83,10 +85,26 @@ def test_every_reading_gives_finite_scores(kind: type[nn.Module], one: Criterion
 
 @pytest.mark.parametrize("name", [name for name in CRITERIA if name != "bn_scale"])
 def test_the_same_samples_twice_give_the_same_scores(name: str) -> None:
-    once = scores_on(Concat, criterion(name), Samples())
-    twice = scores_on(Concat, criterion(name), Samples(repeat=2))
+    once = scores_on(Concat, criterion(name), Samples(BATCH_SAMPLES))
+    twice = scores_on(Concat, criterion(name), Samples(BATCH_SAMPLES, repeat=2))
     for one, two in zip(once, twice, strict=True):
         np.testing.assert_allclose(one, two, rtol=1e-3)
+
+
+@pytest.mark.parametrize("one", [*map(criterion, CRITERIA), *VARIANTS, Pro(accumulation="sum")])
+def test_scores_do_not_depend_on_how_samples_are_cut_into_batches(one: Criterion) -> None:
+    data = Samples(40)  # a whole batch and a part of one
+    whole = scores_on(Residual, one, data, 40)
+    for size in (1, 3, 7):
+        for expected, found in zip(whole, scores_on(Residual, one, data, size), strict=True):
+            np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_a_smaller_last_batch_counts_by_its_samples_in_a_sum() -> None:
+    _, stats = stats_of(trained(Residual), Samples(40))
+    for layer in stats.values():
+        mean, total = (layer.filter_gradients("own", by) for by in ("mean", "sum"))
+        np.testing.assert_allclose(total, mean * 1.25)
 
 
 def test_weights_alone_do_not_run_the_network() -> None:

@@ -93,7 +93,8 @@ def test_the_choice_is_no_worse_than_any_pair_alone_and_the_same_every_time() ->
 def test_a_trial_is_repaired_before_it_is_judged() -> None:
     prunable, samples = find_prunable(trained(Residual), images(1)), calibration()
     choice, (trial,) = tried(prunable, [Magnitude()], [Uniform()])
-    held = samples.with_mixtures().inputs[samples.with_mixtures().fitted :]
+    mixed = samples.with_mixtures()
+    held = mixed[mixed.fitted : len(mixed)]
     teacher = teacher_for_loss(prunable.network, cross_entropy, [held], temperature=1.0)
     raw = distance_from(teacher, apply_plan(prunable.network, choice.plan), held)
     assert trial.distance is not None

@@ -11,7 +11,7 @@ from networks import NETWORKS, Chain, Concat, Residual, trained
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.network.calibration import TENSORS_AT_A_TIME, Calibration, fit_to_memory
+from pipeline.network.calibration import Calibration
 from pipeline.network.distance import teacher_for_loss
 from pipeline.network.plan import Kept, LayerPlan, PruningPlan, apply_plan
 from pipeline.repair.chain import distance_from, repair
@@ -20,7 +20,6 @@ from pipeline.repair.recoveries.bias_compensate import BiasCompensate
 from pipeline.repair.recoveries.bn_recalibrate import BnRecalibrate
 from pipeline.repair.recoveries.least_squares import LeastSquares
 from pipeline.task import cross_entropy
-from profiles.errors import StageError
 from profiles.plugins import plugin, plugin_names
 
 NAMES = plugin_names("pipeline.repair.recoveries")
@@ -243,28 +242,10 @@ def test_what_is_not_logits_is_compared_by_squared_error() -> None:
 def test_mixtures_are_of_samples_on_the_same_side_of_what_is_held_out() -> None:
     samples = calibration(12, 2)
     mixed = samples.with_mixtures()
-    assert (mixed.fitted, mixed.held_out) == (20, 4)
-    assert torch.equal(mixed.inputs[:10], samples.inputs[:10])
-    assert torch.equal(mixed.inputs[20:22], samples.inputs[10:])
-    wanted = 0.6 * samples.inputs[3] + 0.4 * samples.inputs[2].flip(-1)
-    torch.testing.assert_close(mixed.inputs[13], wanted)
-
-
-def test_fewer_samples_are_taken_where_all_would_not_fit_into_memory(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    dense, samples = trained(Residual), calibration()
-    plan = half(dense)
-    largest = 8 * 8 * 8 * 4  # the output of 8 channels, bytes
-    sample = largest * TENSORS_AT_A_TIME * 2  # and its mixture's
-    monkeypatch.setattr("pipeline.network.calibration.available_memory", lambda: 2 * 60 * sample)
-    fewer, remarks = fit_to_memory(samples, dense)
-    assert len(fewer.inputs) == 60
-    assert fewer.held_out == 6
-    assert torch.equal(fewer.inputs[54:], samples.inputs[100:106])  # held out as before
-    assert remarks == ("only 60 of 120 samples fit into half of the free memory",)
-    said = LeastSquares(steps=0).recover(apply_plan(dense, plan), dense, plan, samples)
-    assert said == remarks
-    monkeypatch.setattr("pipeline.network.calibration.available_memory", lambda: 2 * 10 * sample)
-    with pytest.raises(StageError, match=r"a sample needs about 0 MiB .* with more memory"):
-        fit_to_memory(samples, dense)
+    assert (mixed.fitted, len(mixed)) == (20, 24)
+    assert torch.equal(mixed[:10], samples.inputs[:10])
+    assert torch.equal(mixed[20:22], samples.inputs[10:])
+    for place, one, other in ((10, 0, 9), (13, 3, 2), (22, 10, 11)):
+        wanted = 0.6 * samples.inputs[one] + 0.4 * samples.inputs[other].flip(-1)
+        torch.testing.assert_close(mixed[place : place + 1][0], wanted)
+    assert torch.equal(mixed[7:23], mixed[:24][7:23])  # across all parts

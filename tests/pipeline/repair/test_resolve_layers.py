@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from pipeline.layers.folded_layer import folded
 from pipeline.layers.output_sites import find_sites
 from pipeline.layers.sampled_rows import input_rows, output_rows
 from pipeline.network.plan import PruningPlan, apply_plan
+from pipeline.network.spool import Memory
 from pipeline.repair.dense_targets import DenseTargets, dense_targets
 from pipeline.repair.resolve_layers import pruned_blocks, resolve_layers
 from pipeline.repair.ridge import Problem, solve
@@ -42,7 +44,7 @@ class Plain(nn.Module):
 
 def targets_on(dense: nn.Module, inputs: Tensor, fitted: int = FITTED) -> DenseTargets:
     """Every row there is."""
-    return dense_targets(dense, inputs, fitted, ROWS)
+    return dense_targets(dense, inputs, fitted, ROWS, Memory())
 
 
 KINDS = (Chain, Residual, Depthwise, Grouped, Concat, Plain, Fork, PreActivation)
@@ -93,7 +95,7 @@ def without_drift(small: nn.Module, dense: nn.Module, plan: PruningPlan, inputs:
         handle.remove()
     for name, site in targets.sites.items():
         part, layer = plan.layers.get(name), folded(layers, site)
-        given, wanted = seen[name], targets.rows[name]
+        given, wanted = seen[name], targets.rows[name][:]
         if part and part.inputs:
             given = given[:, list(part.inputs.channels)]
         if part and part.out:
@@ -157,8 +159,11 @@ def test_a_layer_is_left_alone_when_its_solution_is_worse_on_samples_not_fitted(
     # Fitted samples say nothing of the others: their targets come from different inputs.
     inputs = torch.randn(60, 40)
     targets = targets_on(dense, inputs, 50)
-    targets.rows["0"][:50] = torch.randn(50, 4) * 3
-    targets.rows["2"][:50] = torch.randn(50, 2) * 3
+    rows = {
+        name: torch.cat([torch.randn(50, width) * 3, targets.rows[name][50:60]])
+        for name, width in (("0", 4), ("2", 2))
+    }
+    targets = replace(targets, rows=rows)
     small = copy.deepcopy(dense)
     before = state_of(small)
     resolve_layers(small, PruningPlan(layers={}), targets, 0)
@@ -242,4 +247,4 @@ def test_targets_are_rows_of_the_sum_where_a_layer_joins_one() -> None:
     for name, call in (("stem", "0"), ("inner.0", "1"), ("outer.0", "2"), ("outer.1", "4")):
         chosen = targets.positions[name]
         wanted = output_rows(dense.get_submodule(name), seen[call], chosen)
-        torch.testing.assert_close(targets.rows[name], wanted)
+        torch.testing.assert_close(targets.rows[name][:], wanted)

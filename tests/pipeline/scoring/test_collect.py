@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from pipeline.data.batches import batches
 from pipeline.network.groups import find_groups
-from pipeline.scoring.collect import Float64, LayerStats, collect
+from pipeline.scoring.collect import BATCH_SAMPLES, Float64, LayerStats, collect
 from pipeline.task import cross_entropy
 
 
@@ -164,7 +164,7 @@ def test_weights_and_buffers_are_unchanged_and_no_gradient_is_left(kind: type[nn
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_the_same_samples_twice_give_the_same_statistics(kind: type[nn.Module]) -> None:
     network = trained(kind)
-    _, once = stats_of(network, Samples(), size=24)
+    _, once = stats_of(network, Samples(), size=SAMPLES)
     _, twice = stats_of(network, Samples(repeat=2), size=9)
     for name, layer in once.items():
         for one, two in zip(values(layer), values(twice[name]), strict=True):
@@ -267,10 +267,12 @@ def test_without_batch_norm_offset_is_that_of_the_filter_and_its_bias() -> None:
 def test_absolute_gradients_are_means_over_batches_and_sums_count_them() -> None:
     network = trained(Chain)
     groups = find_groups(network, torch.zeros(1, 3, 8, 8)).groups
-    _, stats = stats_of(network, size=12)
+    two = Samples(2 * BATCH_SAMPLES)
+    _, stats = stats_of(network, two)
+    whole = [range(i, i + BATCH_SAMPLES) for i in (0, BATCH_SAMPLES)]
     halves = [
-        collect(network, groups, batches(Samples(), range(i, i + 12), 12), cross_entropy, ALL)
-        for i in (0, 12)
+        collect(network, groups, batches(two, half, BATCH_SAMPLES), cross_entropy, ALL)
+        for half in whole
     ]
     signed = [half["conv1"].filter_gradients("own") for half in halves]
     absolute = stats["conv1"].filter_gradients("own", "absolute")

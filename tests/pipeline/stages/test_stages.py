@@ -17,6 +17,7 @@ from exporters.graph.open import open_onnx
 from pipeline.measure.feeds import RANDOM_INPUTS, REAL_INPUTS, parity_inputs
 from pipeline.network.weights import read_weights
 from pipeline.prune.allocators.uniform import Uniform
+from pipeline.prune.auto import AUTO_ALLOCATORS, AUTO_CRITERIA
 from pipeline.prune.criteria.magnitude import Magnitude
 from pipeline.prune.criteria.reconstruction import Reconstruction
 from pipeline.repair.recoveries.bn_recalibrate import BnRecalibrate
@@ -24,7 +25,7 @@ from pipeline.repair.recoveries.least_squares import LeastSquares
 from pipeline.stages.build import Build
 from pipeline.stages.export import Export
 from pipeline.stages.finetune import FineTune
-from pipeline.stages.prune import AUTO_ALLOCATORS, AUTO_CRITERIA
+from pipeline.stages.prune import Prune
 from pipeline.stages.recover import Recover
 from pipeline.store.artifacts import Checkpoint, OnnxModel
 from pipeline.store.reports import FineTuneReport, PruneReport
@@ -46,6 +47,30 @@ def test_pruning_meets_its_target_and_reports_asked_and_achieved(
     assert 0.2 < report.macs_ratio <= 0.6
     dense = sum(p.numel() for p in source.network().parameters())
     assert sum(p.numel() for p in small.network().parameters()) < dense
+
+
+def test_a_multiple_that_only_the_device_prefers_falls_until_the_target_is_reached(
+    tmp_path: Path,
+) -> None:
+    source = checkpoint(Residual)  # channels of 8 and 6
+    wanted = Prune(macs_ratio=0.5, samples=64, criterion=Magnitude(), allocator=Uniform())
+    prune = wanted.resolved(16)
+    assert prune.doubts(source) == ()
+    prune.run(source, folder(tmp_path / "out"), tmp_path / "scratch")
+    report = read_spec(tmp_path / "out" / "prune.json", PruneReport)
+    assert report.macs_ratio <= 0.5
+    assert report.remarks[0].startswith("channel counts are multiples of 4: those of 16, which the")
+    assert all(g.kept % 4 == 0 or g.kept == g.units for g in report.groups.values())
+
+
+def test_a_multiple_that_the_user_sets_stays_and_is_known_to_be_too_large(tmp_path: Path) -> None:
+    source = checkpoint(Residual)
+    prune = Prune(macs_ratio=0.5, samples=64, multiple=8).resolved(16)
+    said = "a floor of 8 channels and multiples of 8 reaches no less than 1.000 of dense; set a "
+    (doubt,) = prune.doubts(source)
+    assert said + "smaller prune.multiple or prune.floor" in doubt
+    with pytest.raises(StageError, match=said):
+        prune.run(source, folder(tmp_path / "out"), tmp_path / "scratch")
 
 
 def test_pruning_twice_gives_the_same_bytes(tmp_path: Path) -> None:
@@ -112,13 +137,18 @@ def test_a_network_that_was_not_pruned_here_cannot_be_recovered(tmp_path: Path) 
         )
 
 
-def test_samples_that_do_not_fit_into_memory_are_refused_with_their_size(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr("pipeline.network.calibration.available_memory", lambda: 64 * 1024)
-    message = r"64 samples of 0\.0 MiB do not fit .* set a smaller `samples`"
-    with pytest.raises(StageError, match=message):
-        PRUNE.run(checkpoint(), folder(tmp_path / "out"), tmp_path / "scratch")
+def test_memory_decides_where_samples_lie_and_nothing_else(tmp_path: Path) -> None:
+    source, results = checkpoint(), []
+    for number, memory_gib in enumerate((None, 1e-9)):
+        prune = PRUNE.model_copy(update={"memory_gib": memory_gib})
+        assert prune.key(source) == PRUNE.key(source)
+        out = folder(tmp_path / str(number))
+        prune.run(source, out, tmp_path / "scratch")
+        small = prune.load(source, out, "key")
+        recover = Recover(samples=64, memory_gib=memory_gib)
+        recover.run(small, out, tmp_path / "scratch")
+        results.append([(out / f).read_bytes() for f in ("plan.json", "model.safetensors")])
+    assert results[0] == results[1]
 
 
 def tuned(source: Checkpoint, path: Path, stage: FineTune, scratch: Path) -> FineTuneReport:

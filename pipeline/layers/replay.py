@@ -1,0 +1,234 @@
+"""A forward pass that is stopped half-way, and later goes on from there without running again.
+
+The pass is made once more from its beginning, but every call of a torch function before the
+checkpoint gives what it gave then: the values that were still in use, and of the others only
+the shape. So a network of any structure can be walked through layer by layer, in small batches.
+"""
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.utils.weak import TensorWeakRef
+
+from pipeline.layers.output_tracker import OutputTracker
+from pipeline.layers.torch_calls import Call, tensors_in
+from pipeline.network.spool import Kept, Spool
+
+INPUT = -1
+
+
+class Stopped(BaseException):
+    """Ends a forward pass on purpose; a network's own `except Exception` lets it through."""
+
+
+@dataclass(frozen=True)
+class _Made:
+    """A tensor that a call made, as it was at the checkpoint."""
+
+    size: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
+    storage: int | None = None
+    """The number of its saved storage, INPUT for the network's input as it was given; None for a
+    tensor that nobody has any more."""
+    stride: tuple[int, ...] = ()
+    offset: int = 0
+
+
+@dataclass(frozen=True)
+class _Argument:
+    """A result that is one of the call's own tensors, by its number."""
+
+    number: int
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """How far a forward pass has come, and all that it still needs."""
+
+    given: _Made
+    """The network's input."""
+    results: Sequence[object]
+    """Of each call so far: `_Made` and `_Argument` in the place of tensors."""
+    storages: Sequence[Kept] = ()
+
+
+@dataclass
+class _Seen:
+    """A tensor that was made in this pass; not kept alive."""
+
+    ref: TensorWeakRef
+    size: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
+
+
+@dataclass(frozen=True)
+class _Restored:
+    """The network's input and the storages of a checkpoint, in memory again."""
+
+    given: Tensor
+    storages: Sequence[Tensor]
+
+    def tensor(self, made: _Made) -> Tensor:
+        if made.storage is None:
+            return torch.empty((), dtype=made.dtype, device=made.device).expand(made.size)
+        held = self.given if made.storage == INPUT else self.storages[made.storage]
+        storage = held.untyped_storage()
+        empty = torch.empty(0, dtype=made.dtype, device=made.device)
+        return empty.set_(storage, made.offset, made.size, made.stride)
+
+
+class Replay(OutputTracker):
+    """One forward pass of `network`, from a checkpoint on or from the beginning.
+
+    `owned` are the tensors that the network brings along: weights, buffers, constants.
+    """
+
+    def __init__(self, owned: Mapping[int, Tensor], checkpoint: Checkpoint | None) -> None:
+        super().__init__()
+        self._owned, self._checkpoint = owned, checkpoint
+        self._results: list[object] = []
+        self._known: dict[int, TensorWeakRef] = {}
+        self._given: _Seen | None = None
+        self._aside = False
+        self._restored: _Restored | None = None
+        self._given_version = 0
+        self.can_go_on = True
+        """Whether all that the network computes with was seen, so that checkpoints are sound."""
+
+    def run(self, network: nn.Module, inputs: Tensor) -> None:
+        """The pass on `inputs` [n, ...], up to where it stops."""
+        with self.aside():
+            inputs = inputs.clone()  # the network may overwrite them
+            if self._checkpoint:
+                made = self._checkpoint.given
+                parts = [kept.read().to(made.device).clone() for kept in self._checkpoint.storages]
+                self._restored = _Restored(inputs, parts)
+                inputs = self._restored.tensor(made)
+            self._given, self._given_version = self._seen(inputs), inputs._version
+        with contextlib.suppress(Stopped):
+            network(inputs)
+
+    @contextlib.contextmanager
+    def aside(self) -> Iterator[None]:
+        """Calls inside are none of the network's own."""
+        self._aside = True
+        try:
+            yield
+        finally:
+            self._aside = False
+
+    def on_call(self, call: Call) -> object:
+        return call.run() if self._aside else super().on_call(call)
+
+    def run_call(self, call: Call) -> object:
+        self._look_at(call)
+        before, place = self._checkpoint, len(self._results)
+        if before and self._restored and place < len(before.results):
+            result = _rebuilt(before.results[place], call, self._restored)
+        else:
+            result = call.run()
+        self._results.append(self._noted(result, call))
+        return result
+
+    def bytes_in_use(self) -> int:
+        """The size of what a checkpoint would hold."""
+        return sum(storage.nbytes() for storage in self._storages_in_use().values())
+
+    def checkpoint(self, spool: Spool) -> Checkpoint:
+        """Where the pass stands now, to be called from where it is about to stop."""
+        storages = self._storages_in_use()
+        numbers = {pointer: number for number, pointer in enumerate(storages)}
+        kept = [
+            spool.keep(torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage))
+            for storage in storages.values()
+        ]
+        unchanged = self._unchanged_input()
+        if unchanged is not None:
+            numbers[unchanged.untyped_storage().data_ptr()] = INPUT
+        assert self._given is not None
+        given = _at_checkpoint(self._given, numbers)
+        assert isinstance(given, _Made)
+        return Checkpoint(given, [_at_checkpoint(one, numbers) for one in self._results], kept)
+
+    def _look_at(self, call: Call) -> None:
+        """Notice what a checkpoint could not bring back."""
+        for value in call.tensors:
+            known = self._known.get(id(value))
+            if id(value) not in self._owned and (known is None or known() is not value):
+                self.can_go_on = False
+        if any(id(value) in self._owned for value in call.overwritten):
+            self.can_go_on = False
+
+    def _seen(self, value: Tensor) -> _Seen:
+        ref = TensorWeakRef(value)
+        self._known[id(value)] = ref
+        return _Seen(ref, tuple(value.shape), value.dtype, value.device)
+
+    def _noted(self, result: object, call: Call) -> object:
+        """The result with `_Seen` and `_Argument` in the place of tensors."""
+        if isinstance(result, Tensor):
+            for number, value in enumerate(call.tensors):
+                if value is result:
+                    return _Argument(number)
+            return self._seen(result)
+        if isinstance(result, (list, tuple)):
+            if next(tensors_in(result), None) is None:
+                return result
+            return [type(result), [self._noted(one, call) for one in result]]
+        self.can_go_on = self.can_go_on and not isinstance(result, dict)
+        return result
+
+    def _storages_in_use(self) -> dict[int, torch.UntypedStorage]:
+        """By their addresses, without the input's as long as that is what was given."""
+        alive = (ref() for ref in self._known.values())
+        storages = (value.untyped_storage() for value in alive if value is not None)
+        found = {storage.data_ptr(): storage for storage in storages if storage.nbytes()}
+        unchanged = self._unchanged_input()
+        if unchanged is not None:
+            found.pop(unchanged.untyped_storage().data_ptr(), None)
+        return found
+
+    def _unchanged_input(self) -> Tensor | None:
+        value = self._given.ref() if self._given else None
+        before = self._checkpoint
+        was_given = before is None or before.given.storage == INPUT
+        same = value is not None and value._version == self._given_version
+        return value if was_given and same else None
+
+
+def owned_by(network: nn.Module) -> dict[int, Tensor]:
+    """Weights, buffers and tensors in attributes of modules, by their ids."""
+    found = [*network.parameters(), *network.buffers()]
+    for module in network.modules():
+        found += tensors_in(list(vars(module).values()))
+    return {id(value): value for value in found}
+
+
+def _at_checkpoint(noted: object, numbers: Mapping[int, int]) -> object:
+    if isinstance(noted, list):
+        kind, parts = noted
+        return [kind, [_at_checkpoint(part, numbers) for part in parts]]
+    if not isinstance(noted, _Seen):
+        return noted
+    value = noted.ref()
+    if value is None or not value.untyped_storage().nbytes():
+        return _Made(noted.size, noted.dtype, noted.device)
+    number = numbers[value.untyped_storage().data_ptr()]
+    size, stride = tuple(value.shape), tuple(value.stride())
+    return _Made(size, value.dtype, value.device, number, stride, value.storage_offset())
+
+
+def _rebuilt(noted: object, call: Call, restored: _Restored) -> object:
+    if isinstance(noted, _Made):
+        return restored.tensor(noted)
+    if isinstance(noted, _Argument):
+        return call.tensors[noted.number]
+    if isinstance(noted, list):
+        kind, parts = noted
+        return kind([_rebuilt(part, call, restored) for part in parts])
+    return noted

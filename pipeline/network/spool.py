@@ -1,0 +1,160 @@
+"""Tensors put aside: in memory as long as there is room for them, and else in a file."""
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
+from typing import IO, TYPE_CHECKING, Protocol
+from weakref import WeakSet, finalize
+
+import torch
+from torch import Tensor
+
+from profiles.machine.facts import available_memory
+
+if TYPE_CHECKING:  # slice itself takes its parameters from Python 3.14 on
+    Part = slice[int | None, int | None, int | None]
+    """Some of many samples."""
+    Between = slice[int, int, None]
+    """Those from one to before another."""
+else:
+    Part = Between = slice
+
+SHARE = 0.5
+"""The part of the free memory that is used where nobody says how much."""
+
+
+class Samples(Protocol):
+    """Samples [n, ...], read some at a time: a tensor, or what makes or reads them when asked."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, part: Part, /) -> Tensor: ...
+
+
+class Memory:
+    """Room for what is put aside. How much there is changes where things lie, and no result."""
+
+    def __init__(self, most_bytes: float | None = None) -> None:
+        free = available_memory()
+        if most_bytes is None:
+            most_bytes = float("inf") if free is None else free * SHARE
+        self._most = most_bytes
+        self._held = 0
+        self._spools: WeakSet[Spool] = WeakSet()
+
+    def spool(self) -> "Spool":
+        """A place for tensors that are given up together."""
+        spool = Spool(self)
+        self._spools.add(spool)
+        return spool
+
+    def has_room(self, size: int) -> bool:
+        """Whether so many bytes more may be held."""
+        return self._held + sum(spool.held for spool in self._spools) + size <= self._most
+
+    def tensor(self, shape: tuple[int, ...], device: torch.device) -> Tensor:
+        """A new tensor in single precision that stays; where it has no room, a mapped file."""
+        size = prod(shape)
+        if device.type != "cpu" or self.has_room(4 * size):
+            self._held += 4 * size
+            return torch.empty(shape, device=device)
+        with tempfile.NamedTemporaryFile() as file:  # no name, and gone with the tensor, from here
+            return torch.from_file(file.name, shared=True, size=size).view(shape)
+
+
+class Spool:
+    """Holds tensors until nobody has one of them any more; its file has no name to leave behind."""
+
+    def __init__(self, memory: Memory) -> None:
+        self._memory = memory
+        self._file: IO[bytes] | None = None
+        self.held = 0
+        """Bytes in memory."""
+
+    def keep(self, value: Tensor) -> "Kept":
+        """Put `value` aside, on the CPU; it must not be changed any more."""
+        value = value.detach().contiguous().cpu()
+        if self._memory.has_room(value.nbytes):
+            self.held += value.nbytes
+            return Kept(self, tuple(value.shape), value.dtype, value, 0)
+        return Kept(self, tuple(value.shape), value.dtype, None, self._append(value))
+
+    def read_at(self, place: int, into: Tensor) -> None:
+        """Fill a new, contiguous tensor with what lies at `place` in the file."""
+        assert self._file is not None
+        self._file.seek(place)
+        view = into.view(-1).view(torch.uint8).numpy().data
+        if self._file.readinto(view) != len(view):  # type: ignore[attr-defined]
+            raise OSError("a temporary file was cut short")
+
+    def _append(self, value: Tensor) -> int:
+        if self._file is None:
+            self._file = tempfile.TemporaryFile()  # noqa: SIM115, closed with the spool
+            finalize(self, self._file.close)
+        place = self._file.seek(0, 2)
+        self._file.write(value.view(-1).view(torch.uint8).numpy().data)
+        return place
+
+
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """A tensor that was put aside."""
+
+    spool: Spool
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    value: Tensor | None
+    place: int
+
+    def read(self) -> Tensor:
+        """The tensor, on the CPU; not to be changed."""
+        if self.value is not None:
+            return self.value
+        found = torch.empty(self.shape, dtype=self.dtype)
+        if found.numel():
+            self.spool.read_at(self.place, found)
+        return found
+
+
+class KeptSamples:
+    """Samples [n, ...] put aside in parts, one after another, and read in any."""
+
+    def __init__(self, spool: Spool, device: torch.device) -> None:
+        self._spool, self._device = spool, device
+        self._parts: list[Kept] = []
+
+    def append(self, part: Tensor) -> None:
+        """The next samples."""
+        self._parts.append(self._spool.keep(part))
+
+    def __len__(self) -> int:
+        return sum(part.shape[0] for part in self._parts)
+
+    def __getitem__(self, part: Part, /) -> Tensor:
+        start, stop, _ = part.indices(len(self))
+        found = list(self._pieces(start, stop))
+        return found[0] if len(found) == 1 else torch.cat(found)
+
+    def _pieces(self, start: int, stop: int) -> Iterator[Tensor]:
+        first = 0
+        for kept in self._parts:
+            end = first + kept.shape[0]
+            if first < stop and start < end:
+                piece = kept.read()[max(0, start - first) : stop - first]
+                yield piece.to(self._device)
+            first = end
+
+
+class First:
+    """The first of many samples."""
+
+    def __init__(self, samples: Samples, count: int) -> None:
+        self._samples, self._count = samples, count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, part: Part, /) -> Tensor:
+        start, stop, _ = part.indices(self._count)
+        return self._samples[start:stop]
