@@ -50,7 +50,8 @@ class Block:
         value, found = self.inputs[start:stop], []
         pairs = zip(self.sites, self.layers, weights[::2], weights[1::2], strict=True)
         for site, folded, weight, bias in pairs:
-            found.append(linear_map(folded.layer).applied(value, weight, bias))
+            kind = linear_map(folded.layer)
+            found.append(kind.applied(value, weight, bias, site.padding))
             value = found[-1].clamp(*site.range)
         return found
 

@@ -10,7 +10,7 @@ from pipeline.layers.folded_layer import folded
 from pipeline.layers.output_sites import Site, norms_of
 from pipeline.layers.output_tracker import Operand, OutputTracker, tracking
 from pipeline.layers.sampled_rows import input_rows, output_rows
-from pipeline.network.layer_kinds import linear_map
+from pipeline.network.layer_kinds import LinearMap, kind_of, linear_map
 from pipeline.network.plan import PruningPlan
 from pipeline.repair.dense_targets import DenseTargets
 from pipeline.repair.refine_blocks import Block, refine
@@ -40,7 +40,14 @@ def resolve_layers(
     finally:
         for handle in handles:
             handle.remove()
-    return tuple(solver.remarks)
+    unmapped = (
+        f"{name}: it runs more than once, or computes more than its weights and padding say; the "
+        "layer is as it was"
+        for name in plan.layers
+        if name in modules and name not in targets.sites
+        if isinstance(kind_of(modules[name]), LinearMap)
+    )
+    return (*solver.remarks, *unmapped)
 
 
 class _LayerSolver(OutputTracker):

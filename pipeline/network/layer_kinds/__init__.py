@@ -9,7 +9,7 @@ from pipeline.network.layer_kinds.batch_norm import BatchNorm
 from pipeline.network.layer_kinds.convolution import Convolution
 from pipeline.network.layer_kinds.group_norm import GroupNorm
 from pipeline.network.layer_kinds.instance_norm import InstanceNorm
-from pipeline.network.layer_kinds.kind import FilterBank, LayerKind, LinearMap, Side
+from pipeline.network.layer_kinds.kind import FilterBank, LayerKind, LinearMap, Padding, Side
 from pipeline.network.layer_kinds.linear import Linear
 from pipeline.network.layer_kinds.prelu import PRelu
 from pipeline.network.layer_kinds.transposed_convolution import TransposedConvolution
@@ -21,6 +21,7 @@ __all__ = [
     "FilterBank",
     "LayerKind",
     "LinearMap",
+    "Padding",
     "Side",
     "filter_bank",
     "kind_of",

@@ -9,11 +9,30 @@ from typing import ClassVar, Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from pipeline.data.arrays import IntArray
 from profiles.errors import ConfigError
 
 Side = Literal["out", "in"]
+
+
+@dataclass(frozen=True)
+class Padding:
+    """What a layer puts around its inputs [n, channels, ...], as `functional.pad` takes it."""
+
+    widths: tuple[int, ...]
+    """Before and after each axis, the last axis first."""
+    mode: str = "constant"
+    value: float = 0.0
+
+    def around(self, inputs: Tensor) -> Tensor:
+        """The padded inputs."""
+        if not any(self.widths):
+            return inputs
+        if self.mode == "constant":
+            return functional.pad(inputs, self.widths, value=self.value)
+        return functional.pad(inputs, self.widths, self.mode)
 
 
 @dataclass(frozen=True)
@@ -190,8 +209,17 @@ class LinearMap(FilterBank):
         return rows_at(flat, chosen.to(outputs.device))
 
     @abstractmethod
-    def input_rows(self, inputs: Tensor, positions: tuple[int, ...], chosen: Tensor) -> Tensor:
-        """Rows [groups, samples * n, columns], of what each output position reads."""
+    def input_rows(
+        self,
+        inputs: Tensor,
+        positions: tuple[int, ...],
+        chosen: Tensor,
+        padding: Padding | None = None,
+    ) -> Tensor:
+        """Rows [groups, samples * n, columns], of what each output position reads.
+
+        `padding` is what the layer pads where its attributes do not say it.
+        """
 
     @abstractmethod
     def matrix_of(self, weight: Tensor) -> Tensor:
@@ -202,7 +230,9 @@ class LinearMap(FilterBank):
         """The weight that `matrix_of` gives as `matrix`."""
 
     @abstractmethod
-    def applied(self, inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    def applied(
+        self, inputs: Tensor, weight: Tensor, bias: Tensor, padding: Padding | None = None
+    ) -> Tensor:
         """The layer's output with another weight and bias, in their own shapes."""
 
     @abstractmethod
