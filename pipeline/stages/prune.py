@@ -50,8 +50,8 @@ AUTO_ALLOCATORS = (by_reconstruction.Reconstruction(), Uniform())
 class Prune(Stage[Checkpoint, Pruned]):
     """Structured pruning: whole channels leave every layer that shares them."""
 
-    LIBRARIES: ClassVar[tuple[str, ...]] = ("torch", "torch-pruning", "numpy")
-    VERSION: ClassVar[int] = 3
+    LIBRARIES: ClassVar[tuple[str, ...]] = ("torch", "numpy")
+    VERSION: ClassVar[int] = 4
 
     criterion: Annotated[
         Criterion | Literal["auto"], *choice("pipeline.prune.criteria", Criterion, auto=True)

@@ -1,7 +1,5 @@
 """Convolutions whose class does more in its own `forward` than its attributes tell."""
 
-from collections.abc import Callable
-
 import numpy as np
 import pytest
 import torch
@@ -43,7 +41,7 @@ class PaddedBefore(nn.Conv2d):
 class OwnForward(nn.Module):
     """A stem, an inverted residual block and a head of one class of convolutions."""
 
-    def __init__(self, conv: Callable[..., nn.Conv2d]) -> None:
+    def __init__(self, conv: type[nn.Conv2d]) -> None:
         super().__init__()
         self.stem, self.bn = conv(3, 8, 3, stride=2, bias=False), nn.BatchNorm2d(8)
         self.expand = conv(8, 12, 1)
