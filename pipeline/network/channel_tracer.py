@@ -116,11 +116,9 @@ class _ChannelTracer(TorchDispatchMode):
 
     def _ran(self, name: str, kind: LayerKind, value: Tensor, output: Tensor) -> None:
         """What the layer reads and writes, its channels told by their places."""
-        axis = -1
-        if isinstance(kind, FilterBank):
-            axis = -1 if kind.channels_last else value.dim() - kind.weight.dim() + 1
-        elif value.dim() > 1:
-            axis = 1
+        axis = -1 if kind.channels_last else 1
+        if isinstance(kind, FilterBank) and not kind.channels_last:
+            axis = value.dim() - kind.weight.dim() + 1  # there may be no axis of samples
         own = self._of.get(value)
         if own is None:
             own = torch.full(value.shape, NOBODY, dtype=torch.float64)

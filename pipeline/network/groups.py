@@ -63,12 +63,12 @@ class Groups:
 def find_groups(network: nn.Module, example: Tensor) -> Groups:
     """Every group of `network` that is proven prunable on `example` [n, ...].
 
-    The network's outputs are never in a group: without them its output changes shape.
+    The first sample is followed. Outputs are never in a group: without them they change shape.
     Raises StageError when the network cannot be traced.
     """
     network = copy.deepcopy(network).eval()
     layers = dict(network.named_modules())
-    traced = _traced(network, example)
+    traced = _traced(network, example[:1])
     refused: dict[str, str] = {}
     candidates = []
     for writers in _joined(layers, traced):

@@ -45,6 +45,16 @@ class LayerKind(ABC):
     layer: nn.Module
 
     @property
+    def channels_last(self) -> bool:
+        """Whether channels are the last axis of inputs and outputs, rather than axis 1."""
+        return False
+
+    @classmethod
+    def holds(cls, layer: nn.Module) -> bool:
+        """Whether `layer` is of this kind."""
+        return isinstance(layer, cls.TYPES)
+
+    @property
     @abstractmethod
     def one_sided(self) -> bool:
         """Whether its outputs are the channels that it reads, each in its place.
@@ -74,6 +84,10 @@ class LayerKind(ABC):
     def silence_inputs(self, removed: Tensor) -> None:
         """Set to zero, in place, every weight that reads a channel of `removed` [inputs], bool."""
 
+    @abstractmethod
+    def silence_outputs(self, removed: Tensor) -> None:
+        """Set to zero, in place, every filter that makes a channel of `removed` [outputs], bool."""
+
 
 class Channelwise(LayerKind):
     """A layer that hands on as many channels as it reads: norms, activations with weights."""
@@ -98,6 +112,9 @@ class Channelwise(LayerKind):
     def silence_inputs(self, removed: Tensor) -> None:
         """Nothing: a removed channel reaches only itself, and nobody reads it there."""
 
+    def silence_outputs(self, removed: Tensor) -> None:
+        """Nothing: it has no filters."""
+
 
 class FilterBank(LayerKind):
     """A layer whose outputs are filters over all its inputs, or over one group's."""
@@ -106,8 +123,6 @@ class FilterBank(LayerKind):
     """The attributes that hold the number of channels of each side."""
     FIRST_AXIS: ClassVar[Side] = "out"
     """The side counted by axis 0 of the weight; axis 1 counts the other's within one group."""
-    channels_last: ClassVar[bool] = False
-    """Whether channels are the last axis of inputs and outputs, rather than axis 1."""
 
     @property
     def weight(self) -> nn.Parameter:
@@ -164,6 +179,15 @@ class FilterBank(LayerKind):
                 self.weight[removed] = 0
             else:
                 self.weight[:, removed[: len(removed) // self.groups]] = 0
+
+    def silence_outputs(self, removed: Tensor) -> None:
+        with torch.no_grad():
+            if self.FIRST_AXIS == "out" or self.one_sided:
+                self.weight[removed] = 0
+            else:
+                self.weight[:, removed[: len(removed) // self.groups]] = 0
+            if self.bias is not None:
+                self.bias[removed] = 0
 
     def macs(self, inputs: Tensor, outputs: Tensor) -> int:
         """Multiply-accumulates of one call; 1 MAC = 2 FLOPs.

@@ -14,9 +14,12 @@ class Linear(LinearMap):
 
     TYPES = (nn.Linear,)
     COUNTS = {"out": "out_features", "in": "in_features"}
-    channels_last = True
 
     layer: nn.Linear
+
+    @property
+    def channels_last(self) -> bool:
+        return True
 
     def input_rows(
         self,
