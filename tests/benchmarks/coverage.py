@@ -71,6 +71,11 @@ efficientformerv2_s0 ghostnetv2_100 convnext_atto convnextv2_atto fastvit_t8 mob
 hardcorenas_a tinynet_e edgenext_xx_small resnet10t regnetx_002 vit_tiny_patch16_224
 deit_tiny_patch16_224 swin_tiny_patch4_window7_224 mobilevit_xxs levit_128s tf_efficientnet_lite0
 tf_mobilenetv3_small_075 mixnet_s""".split()
+BUILT_FOR = {
+    **{"vit_tiny_patch16_224": 64, "deit_tiny_patch16_224": 64, "levit_128s": 64},
+    **{"efficientformerv2_s0": 64, "swin_tiny_patch4_window7_224": 128},
+}
+"""The input size of networks that take only the size they are built for."""
 MACS_RATIO = 0.7
 SAME = 1e-3
 SIZES = (32, 64, 96, 128, 224, 299)
@@ -118,8 +123,12 @@ def network_of(name: str) -> tuple[nn.Module, Tensor]:
     torch.manual_seed(0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        build = timm.create_model if name in TIMM else torchvision.models.get_model
-        network: nn.Module = build(name)
+        network: nn.Module
+        if name in TIMM:
+            size = {"img_size": BUILT_FOR[name]} if name in BUILT_FOR else {}
+            network = timm.create_model(name, **size)
+        else:
+            network = torchvision.models.get_model(name)
     network.eval()
     inputs = _smallest(network)
     _enliven(network)
