@@ -124,9 +124,10 @@ def network_of(name: str) -> tuple[nn.Module, Tensor]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         network: nn.Module
-        if name in TIMM:
-            size = {"img_size": BUILT_FOR[name]} if name in BUILT_FOR else {}
-            network = timm.create_model(name, **size)
+        if name in BUILT_FOR:
+            network = timm.create_model(name, img_size=BUILT_FOR[name])
+        elif name in TIMM:
+            network = timm.create_model(name)
         else:
             network = torchvision.models.get_model(name)
     network.eval()
