@@ -4,11 +4,13 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from pipeline.data.arrays import IntArray
 from pipeline.network.channel_labels import NOBODY, ChannelLabels
 from pipeline.network.label_rules import AtenFunction, Operation, labels_after, tensors_in
 from pipeline.network.layer_kinds import FilterBank, LayerKind, Side, kind_of
@@ -16,10 +18,12 @@ from pipeline.network.layer_kinds import FilterBank, LayerKind, Side, kind_of
 
 @dataclass(frozen=True)
 class TracedChannels:
-    """The labels [channels] of both sides of every layer that ran; equal units go together."""
+    """The units of the channels of every layer that ran: those of one unit go together."""
 
     labels: ChannelLabels
-    sides: Mapping[tuple[str, Side], Tensor]
+    """Knows why a unit must stay."""
+    sides: Mapping[tuple[str, Side], IntArray]
+    """[channels] of each side of a layer; 0 where a channel is nobody's."""
 
 
 def trace_channels(network: nn.Module, example: Tensor) -> TracedChannels:
@@ -32,7 +36,8 @@ def trace_channels(network: nn.Module, example: Tensor) -> TracedChannels:
     with torch.no_grad(), _plain_attention(), tracer.watching(network), tracer:
         outputs = network(example)
     tracer.end(outputs)
-    return TracedChannels(tracer.labels, tracer.sides)
+    units = {side: np.array(tracer.labels.units(own)) for side, own in tracer.sides.items()}
+    return TracedChannels(tracer.labels, units)
 
 
 class _ChannelTracer(TorchDispatchMode):

@@ -161,7 +161,7 @@ def _joined(layers: Mapping[str, nn.Module], traced: TracedChannels) -> list[tup
         own = traced.sides.get((name, "out"))
         if own is None or kind is None or not isinstance(kind, FilterBank) or kind.one_sided:
             continue
-        names, units = (name,), set(traced.labels.units(own))
+        names, units = (name,), set(own.tolist())
         apart = [one for one in found if not one[1] & units]
         for others, shared in (one for one in found if one[1] & units):
             names, units = (*others, *names), units | shared
@@ -173,23 +173,23 @@ def _group(
     layers: Mapping[str, nn.Module], writers: Sequence[str], traced: TracedChannels
 ) -> tuple[Group, str]:
     """The group of all channels that these layers write, and why it must stay, if it must."""
-    labels = traced.labels
-    written = [unit for name in writers for unit in labels.units(traced.sides[name, "out"])]
-    numbers = {unit: number for number, unit in enumerate(dict.fromkeys(written))}
+    written = np.concatenate([traced.sides[name, "out"] for name in writers])
+    units = list(dict.fromkeys(written.tolist()))
+    numbers = np.full(1 + max(int(own.max()) for own in traced.sides.values()), -1)
+    numbers[units] = np.arange(len(units))
     members = []
     for (name, side), own in traced.sides.items():
-        units = [numbers.get(unit, -1) for unit in labels.units(own)]
-        channels = np.flatnonzero(np.array(units) >= 0)
+        channels = np.flatnonzero(numbers[own] >= 0)
         if len(channels):
-            members.append(Member(name, side, channels, np.array(units)[channels]))
+            members.append(Member(name, side, channels, numbers[own[channels]]))
     order = {name: place for place, name in enumerate(layers)}
     members.sort(key=lambda member: order[member.layer])
     first = next(
         m.layer for m in members if m.side == "out" and isinstance(layers[m.layer], FILTER_BANKS)
     )
     total = channels_of(layers[first], "out")
-    group = Group(first, len(numbers), total, tuple(members))
-    return group, labels.reason(list(numbers)) or _unevenness(group)
+    group = Group(first, len(units), total, tuple(members))
+    return group, traced.labels.reason(units) or _unevenness(group)
 
 
 def _unevenness(group: Group) -> str:
