@@ -1,6 +1,5 @@
 """slimgate inside your own program: prune a network in memory, train it as you always do."""
 
-import copy
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -9,6 +8,7 @@ from torch import Tensor, nn
 
 from pipeline.network.calibration import Calibration, calibration_of_batches
 from pipeline.network.computed_weights import refuse_computed_weights
+from pipeline.network.copies import copy_of
 from pipeline.network.plan import PruningPlan, apply_plan
 from pipeline.network.proof_inputs import proof_samples
 from pipeline.prune.auto import auto_selections
@@ -73,7 +73,7 @@ def prune(
     Raises StageError where the network cannot be pruned so far.
     """
     refuse_computed_weights(network)  # they cannot be copied either
-    network = copy.deepcopy(network).eval()
+    network = copy_of(network).eval()
     device = next(network.parameters()).device
     calibration = calibration_of_batches(
         (inputs.to(device), np.asarray(targets.cpu())) for inputs, targets in batches

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 LIBRARIES = (
     ("torch", "torch", "torch", True),
     ("torchvision", "torchvision", "torch", True),
-    ("torch-pruning", "torch_pruning", "torch", True),
     ("onnx", "onnx", "torch", True),
     ("onnxscript", "onnxscript", "torch", True),
     ("onnxsim", "onnxsim", "torch", True),

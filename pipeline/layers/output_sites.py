@@ -1,16 +1,17 @@
 """Where each layer's answer counts: after its batch norm, in the sum it joins, before a ReLU."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from pipeline.layers.linear_check import linear_layers
 from pipeline.layers.output_tracker import OutputTracker, tracking
 from pipeline.layers.torch_calls import UNBOUNDED, Call, Range, tensors_in
-from pipeline.network.layer_kinds import BatchNorm, LinearMap, kind_of
+from pipeline.network.layer_kinds import BatchNorm, LinearMap, Padding, kind_of
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,8 @@ class Site:
     """What the activation that follows lets through; beyond it only the side counts."""
     reads: str | None = None
     """The layer whose activated output is this layer's input, and nobody else's."""
+    padding: Padding | None = None
+    """What the layer pads in its own `forward`; None where its attributes say it."""
 
 
 @dataclass(frozen=True)
@@ -53,17 +56,28 @@ class _SiteFinder(OutputTracker):
         self._sources: dict[str, str] = {}
         self._reads: Counter[_Stage | str] = Counter()
         """Of each stage, and, by the layer's name, of its activated output."""
+        self._padded: dict[int, tuple[Tensor, Tensor, Padding]] = {}
+        """A padded tensor by its id: itself, what was padded, and how."""
+        self._convolved: dict[int, tuple[Tensor, Tensor]] = {}
+        """The output of a convolution by its id: itself, and what was convolved."""
+        self.paddings: dict[str, Padding] = {}
+        """What layers pad in their own `forward`, by their names."""
 
-    def ran(self, name: str, places: tuple[int, ...], inputs: Tensor) -> None:
-        """The layer `name` has read `inputs`."""
+    def ran(self, name: str, places: tuple[int, ...], inputs: Tensor, output: Tensor) -> None:
+        """The layer `name` has made `output` of `inputs`."""
         self._places[name] = places
         self._calls[name] += 1
+        convolved = self._convolved.get(id(output))
+        padded = self._padded.get(id(convolved[1])) if convolved else None
+        if padded and padded[1] is inputs:
+            self.paddings[name] = padded[2]
         if id(inputs) in self._makers:
             self._sources[name] = self._makers[id(inputs)][1]
 
-    def sites(self) -> dict[str, Site]:
-        """The layers that ran once."""
-        found = {name: self._site(name) for name in self._places if self._calls[name] == 1}
+    def sites(self, linear: Collection[str]) -> dict[str, Site]:
+        """The layers of `linear` that ran once."""
+        once = (name for name in self._places if self._calls[name] == 1)
+        found = {name: self._site(name) for name in once if name in linear}
         return {name: self._linked(site, found) for name, site in found.items()}
 
     def _site(self, name: str) -> Site:
@@ -79,7 +93,8 @@ class _SiteFinder(OutputTracker):
         if joins:
             end = self._sums[name]
         limits = self._ranges.get(end, UNBOUNDED) if self._reads[end] == 1 else UNBOUNDED
-        return Site(name, self._places[name], norm, joins, limits, self._sources.get(name))
+        padding = self.paddings.get(name)
+        return Site(name, self._places[name], norm, joins, limits, self._sources.get(name), padding)
 
     def _linked(self, site: Site, found: Mapping[str, Site]) -> Site:
         """`reads` only where that layer's activated output has no other reader."""
@@ -115,6 +130,11 @@ class _SiteFinder(OutputTracker):
         for value in call.overwritten:
             self._makers.pop(id(value), None)
         result = super().on_call(call)
+        if isinstance(result, Tensor) and call.first is not None:
+            if call.padding is not None:
+                self._padded[id(result)] = (result, call.first, Padding(*call.padding))
+            elif call.is_convolution:
+                self._convolved[id(result)] = (result, call.first)
         if not call.overwritten and next(tensors_in(result), None) is None:  # asks for the shape
             return result
         if call.returns_its_input and stages and isinstance(result, Tensor):
@@ -131,8 +151,8 @@ class _SiteFinder(OutputTracker):
 def find_sites(network: nn.Module, example: Tensor) -> dict[str, Site]:
     """Every convolution and linear layer that runs once, in the order they run.
 
-    Transposed convolutions are not among them. `network` is in eval mode; it runs on the first
-    sample of `example` [n, ...], twice.
+    Transposed convolutions are not among them, nor layers that do more than their weights and
+    padding say. `network` is in eval mode; it runs on the first sample of `example` [n, ...].
     """
     # In a batch of one, what is added to every sample alike has the shape of a layer's output.
     batch = torch.cat([example[:1], example[:1]])
@@ -142,7 +162,7 @@ def find_sites(network: nn.Module, example: Tensor) -> dict[str, Site]:
 
     def ran(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
         def hook(_: nn.Module, args: tuple[Tensor, ...], result: Tensor) -> None:
-            finder.ran(name, maps[name].positions(result), args[0])
+            finder.ran(name, maps[name].positions(result), args[0], result)
 
         return hook
 
@@ -154,7 +174,7 @@ def find_sites(network: nn.Module, example: Tensor) -> dict[str, Site]:
     finally:
         for handle in handles:
             handle.remove()
-    return finder.sites()
+    return finder.sites(linear_layers(network, batch, maps, finder.paddings))
 
 
 def norms_of(sites: Iterable[Site]) -> set[str]:

@@ -40,4 +40,4 @@ def input_rows(site: Site, layer: nn.Module, inputs: Tensor, chosen: Tensor) -> 
 
     Columns are in the order of `LinearMap.matrix_of`.
     """
-    return linear_map(layer).input_rows(inputs, site.places, chosen)
+    return linear_map(layer).input_rows(inputs, site.places, chosen, site.padding)

@@ -35,6 +35,9 @@ NON_NEGATIVE = frozenset({"relu", "relu6", "sigmoid", "hardsigmoid", "softplus"}
 
 SUMS = frozenset({"add", "iadd", "radd"})
 
+PAD = "pad"
+CONVOLUTIONS = frozenset({"conv1d", "conv2d", "conv3d"})
+
 DROPOUTS = frozenset(
     """dropout dropout1d dropout2d dropout3d feature_dropout alpha_dropout
     feature_alpha_dropout""".split()
@@ -138,6 +141,22 @@ class Call:
         if not self.is_addition or self.kwargs.get("alpha", 1) != 1:
             return None
         return (self.first, other) if self.first is not None and isinstance(other, Tensor) else None
+
+    @property
+    def is_convolution(self) -> bool:
+        """Whether the call is a convolution that reads its first argument."""
+        return self.name in CONVOLUTIONS
+
+    @property
+    def padding(self) -> tuple[tuple[int, ...], str, float] | None:
+        """Widths, mode and value of a call that pads; None for any other."""
+        if self.name != PAD:
+            return None
+        widths, mode = self._argument(1, "pad", ()), self._argument(2, "mode", "constant")
+        value = self._argument(3, "value")
+        assert isinstance(widths, (list, tuple))
+        number = float(value) if isinstance(value, (int, float)) else 0.0
+        return tuple(int(width) for width in widths), str(mode), number
 
     @property
     def returns_its_input(self) -> bool:

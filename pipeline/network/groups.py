@@ -1,37 +1,25 @@
-"""Coupled channels: what must be removed together, by Torch-Pruning's dependency graph.
+"""Coupled channels: what must be removed together, by following them through a forward pass.
 
 A group counts only when removing its channels computes the same as nobody listening to them:
-every group is tried on the network itself before anything is pruned. A network that cannot be
-traced as a whole, such as one that shuffles channels, is traced in parts.
+every group is tried on the network itself before anything is pruned.
 """
 
 import copy
 import math
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from pipeline.data.arrays import IntArray
-from pipeline.network.layer_kinds import FILTER_BANKS, Side, kind_of
+from pipeline.network.channel_tracer import IS_OUTPUT, TracedChannels, trace_channels
+from pipeline.network.layer_kinds import FILTER_BANKS, FilterBank, Side, kind_of
 from pipeline.network.plan import Kept, LayerPlan, PruningPlan, apply_plan, channels_of, masked
 from pipeline.network.proof_inputs import is_constant, with_noise
 from profiles.errors import StageError
 
-if TYPE_CHECKING:
-    import torch_pruning
-
-IndexMapping = Callable[[Sequence[object]], Sequence[object]]
-MOST_INDICES = 200_000
-"""Of values of one layer that are followed into the next; VGG's first linear layer has 25,088."""
-IS_OUTPUT = "its channels are the network's output"
-"""Why one group of every network may not be pruned."""
 TOLERANCE = 1e-4
 """Largest difference between removed and masked, relative to the largest output."""
 
@@ -76,26 +64,22 @@ class Groups:
 def find_groups(network: nn.Module, example: Tensor) -> Groups:
     """Every group of `network` that is proven prunable on `example` [n, ...] and on noise.
 
-    The first sample traces it. Its outputs are never in a group: without them they change shape.
+    The first sample is followed. Outputs are never in a group: without them they change shape.
     Raises StageError when the network cannot be traced.
     """
     network = copy.deepcopy(network).eval()
+    layers = dict(network.named_modules())
+    traced = _traced(network, example[:1])
     refused: dict[str, str] = {}
-    taken: set[tuple[str, Side, int]] = set()
     candidates = []
-    order = {name: place for place, (name, _) in enumerate(network.named_modules())}
-    traced = _with_slopes_as_constants(network)
-    for group in sorted(_traced(traced, example[:1], refused), key=lambda g: order[g.name]):
-        claimed = {
-            (member.layer, member.side, int(channel))
-            for member in group.members
-            for channel in member.channels
-        }
-        if claimed & taken:
-            refused[group.name] = "shares channels with another group"
+    for writers in _joined(layers, traced):
+        group, reason = _group(layers, writers, traced)
+        if reason:
+            refused[group.name] = reason
         elif group.size > 1:
-            taken |= claimed
             candidates.append(group)
+    order = {name: place for place, name in enumerate(layers)}
+    candidates.sort(key=lambda group: order[group.name])
     return Groups(tuple(_proven(network, candidates, example, refused)), refused)
 
 
@@ -179,200 +163,63 @@ def _proven(
     ]
 
 
-class _OneSlope(nn.Module):
-    """A PReLU with one slope for all channels, as an element-wise function to Torch-Pruning."""
-
-    def __init__(self, weight: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("weight", weight)
-
-    def forward(self, values: Tensor) -> Tensor:
-        return functional.prelu(values, self.get_buffer("weight"))
-
-
-def _with_slopes_as_constants(network: nn.Module) -> nn.Module:
-    """A copy in which one slope for all channels is no parameter, so that it couples nothing.
-
-    To Torch-Pruning a PReLU is a layer: all layers whose outputs it reads would be one group.
-    """
-    traced = copy.deepcopy(network)
-    for name, layer in list(traced.named_modules(remove_duplicate=False)):
-        if name and type(layer) is nn.PReLU and layer.num_parameters == 1:
-            traced.set_submodule(name, _OneSlope(layer.weight.detach()))
-    return traced
-
-
-def _traced(network: nn.Module, example: Tensor, refused: dict[str, str]) -> Iterator[Group]:
-    layers = dict(network.named_modules())
-    names = {module: name for name, module in layers.items()}
-    for parameter in network.parameters():
-        parameter.requires_grad_(True)  # Torch-Pruning follows autograd's graph
+def _traced(network: nn.Module, example: Tensor) -> TracedChannels:
+    """On a copy: some networks keep tensors that they have computed once."""
     try:
-        found = _coupled(network, example)
-    except Exception as error:  # Torch-Pruning's own failures have no common class
-        found = _coupled_in_parts(network, _inputs_of(network, example))
-        if not found:
-            raise StageError(f"the network cannot be traced: {_first_line(error)}") from error
-    for group in found:
-        root = group[0].dep.target.module
-        members = []
-        strangers = []
-        for item in group:
-            module = item.dep.target.module
-            kind = kind_of(module) if module in names else None
-            if kind is not None:
-                reads = item.dep.handler.__name__ == "prune_in_channels"
-                side: Side = "in" if reads and not kind.one_sided else "out"
-                channels, units = np.asarray(item.idxs), np.asarray(item.root_idxs)
-                members.append(Member(names[module], side, channels, units))
-            elif module in names or isinstance(module, nn.Parameter):
-                strangers.append(type(module).__name__)
-        writers = {
-            m.layer
-            for m in members
-            if m.side == "out" and isinstance(layers[m.layer], FILTER_BANKS)
-        }
-        name = next(name for name in layers if name in writers)
-        torn = _torn_layer(members, layers)
-        if strangers:
-            refused[name] = f"a {strangers[0]} takes part, whose channels cannot be removed"
-        elif torn:
-            refused[name] = f"{torn} ties its channels to those of another group"
-        else:
-            yield _with_units(name, channels_of(root, "out"), members, layers)
+        return trace_channels(copy.deepcopy(network), example)
+    except Exception as error:  # whatever the network's own code raises
+        raise StageError(f"the network cannot be traced: {_first_line(error)}") from error
 
 
-def _coupled(
-    module: nn.Module, example: Tensor, seams: Sequence[nn.Module] = ()
-) -> list["torch_pruning.Group"]:
-    """Torch-Pruning's groups outside of the parts `seams`; raises whatever that raises."""
-    import torch_pruning  # seconds to import, and not needed where the plan is in the store
-
-    ends: list[Tensor] = []
-
-    def end(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        ends.extend(given for given in args if given.grad_fn is not None)
-        return output.detach()
-
-    graph = torch_pruning.DependencyGraph()
-    handles = [seam.register_forward_hook(end) for seam in seams]
-    try:
-        with warnings.catch_warnings(), torch.enable_grad():
-            warnings.simplefilter("ignore")
-            graph.build_dependency(
-                module,
-                example,
-                forward_fn=lambda whole, given: whole(given),  # else first without its batch
-                output_transform=lambda output: [output, *ends],
-                verbose=False,
-            )
-            for node in graph.module2node.values():
-                for dependency in node.dependencies:
-                    dependency.index_mapping = _Bounded(dependency.index_mapping)
-            return list(graph.get_all_groups(root_module_types=FILTER_BANKS))
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-class _Bounded(list["IndexMapping | None"]):
-    """Torch-Pruning's maps of indices from layer to layer, stopped before they fill the memory.
-
-    Where windows are cut out of a picture and put back, as in Swin, it maps round and round, and
-    each round has many times the indices of the one before.
-    """
-
-    def __iter__(self) -> "Iterator[IndexMapping | None]":
-        for mapping in super().__iter__():
-            yield mapping and partial(_mapped, mapping)
-
-
-def _mapped(mapping: "IndexMapping", indices: Sequence[object]) -> Sequence[object]:
-    stride = 1 if getattr(mapping, "reverse", False) else getattr(mapping, "_stride", 1)
-    if len(indices) * stride > MOST_INDICES:
-        raise StageError("its channels cannot be followed through its reshapes")
-    return mapping(indices)
-
-
-def _coupled_in_parts(
-    module: nn.Module, inputs: Mapping[nn.Module, Tensor]
-) -> list["torch_pruning.Group"]:
-    """The groups of a module that cannot be traced: those in its parts and those around them.
-
-    Some reach out of what was traced: the trial on the whole network refuses these.
-    """
-    found: list[torch_pruning.Group] = []
-    whole: list[torch_pruning.Group] = []
-    seams = []
-    for part in module.children():
-        inside = [inner for inner in part.modules() if inner is not part]
-        if not any(isinstance(inner, FILTER_BANKS) for inner in inside):
+def _joined(layers: Mapping[str, nn.Module], traced: TracedChannels) -> list[tuple[str, ...]]:
+    """The layers that write channels of their own, together where they share a unit."""
+    found: list[tuple[tuple[str, ...], set[int]]] = []
+    names: tuple[str, ...]
+    for name, layer in layers.items():
+        kind = kind_of(layer)
+        own = traced.sides.get((name, "out"))
+        if own is None or kind is None or not isinstance(kind, FilterBank) or kind.one_sided:
             continue
-        try:
-            whole += _coupled(part, inputs[part])
-        except Exception:  # Torch-Pruning's, and KeyError of a part that no tensor is given to
-            seams.append(part)
-            found += _coupled_in_parts(part, inputs)
-    try:
-        return found + _coupled(module, inputs[module], seams) if seams else found + whole
-    except Exception:  # the module's own code is at fault as well
-        return found + whole
+        names, units = (name,), set(own.tolist())
+        apart = [one for one in found if not one[1] & units]
+        for others, shared in (one for one in found if one[1] & units):
+            names, units = (*others, *names), units | shared
+        found = [*apart, (names, units)]
+    return [names for names, _ in found]
 
 
-def _inputs_of(network: nn.Module, example: Tensor) -> dict[nn.Module, Tensor]:
-    """What every module that takes one tensor is given, the first time."""
-    inputs: dict[nn.Module, Tensor] = {}
+def _group(
+    layers: Mapping[str, nn.Module], writers: Sequence[str], traced: TracedChannels
+) -> tuple[Group, str]:
+    """The group of all channels that these layers write, and why it must stay, if it must."""
+    written = np.concatenate([traced.sides[name, "out"] for name in writers])
+    units = list(dict.fromkeys(written.tolist()))
+    numbers = np.full(1 + max(int(own.max()) for own in traced.sides.values()), -1)
+    numbers[units] = np.arange(len(units))
+    members = []
+    for (name, side), own in traced.sides.items():
+        channels = np.flatnonzero(numbers[own] >= 0)
+        if len(channels):
+            members.append(Member(name, side, channels, numbers[own[channels]]))
+    order = {name: place for place, name in enumerate(layers)}
+    members.sort(key=lambda member: order[member.layer])
+    first = next(
+        m.layer for m in members if m.side == "out" and isinstance(layers[m.layer], FILTER_BANKS)
+    )
+    total = channels_of(layers[first], "out")
+    group = Group(first, len(units), total, tuple(members))
+    return group, traced.labels.reason(units) or _unevenness(group)
 
-    def note(module: nn.Module, args: tuple[object, ...]) -> None:
-        if len(args) == 1 and isinstance(args[0], Tensor):
-            inputs.setdefault(module, args[0].clone())  # the next module may work in place
 
-    handles = [module.register_forward_pre_hook(note) for module in network.modules()]
-    try:
-        with torch.no_grad():
-            network(example)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return inputs
-
-
-def _torn_layer(members: Sequence[Member], layers: Mapping[str, nn.Module]) -> str:
-    """The first layer that ties channels of these members to others; empty without one.
-
-    The trial could miss it, for other units of the group may be free to go.
-    """
-    held: dict[tuple[str, Side], list[IntArray]] = {}
-    for member in members:
-        held.setdefault((member.layer, member.side), []).append(member.channels)
-    for (name, side), channels in held.items():
-        kind = kind_of(layers[name])
-        labels = kind.tied_channels(side) if kind else None
-        if labels is None:
-            continue
-        inside = np.isin(np.arange(len(labels)), np.concatenate(channels))
-        if np.isin(labels[~inside], labels[inside]).any():
-            return name
+def _unevenness(group: Group) -> str:
+    """Why the units of a group do not count alike; empty where they do."""
+    if group.size == 1:
+        return "all its channels are one unit" if group.channels > 1 else ""
+    for member in group.members:
+        counts = np.bincount(member.units, minlength=group.size)
+        if len(set(counts.tolist())) > 1:
+            return f"its units have different numbers of channels in {member.layer}"
     return ""
-
-
-def _with_units(
-    name: str, channels: int, members: list[Member], layers: Mapping[str, nn.Module]
-) -> Group:
-    """Join the root's channels that a layer ties together, such as a grouped convolution."""
-    unit_of = np.arange(channels)
-    for member in members:
-        kind = kind_of(layers[member.layer])
-        labels = kind.tied_channels(member.side) if kind else None
-        if labels is None:
-            continue
-        for label in np.unique(labels):
-            together = unit_of[member.units[labels[member.channels] == label]]
-            if len(together):
-                unit_of[np.isin(unit_of, together)] = together.min()
-    names, dense = np.unique(unit_of, return_inverse=True)
-    joined = tuple(Member(m.layer, m.side, m.channels, dense[m.units]) for m in members)
-    return Group(name, len(names), channels, joined)
 
 
 def _first_line(error: Exception) -> str:

@@ -6,7 +6,7 @@ from typing import Literal
 
 import torch
 from pydantic import NonNegativeInt, PositiveInt
-from torch import nn
+from torch import Tensor, nn
 
 from pipeline.network.layer_kinds import LayerKind, Side, kind_of
 from profiles.errors import ConfigError
@@ -117,19 +117,25 @@ def _check(name: str, kind: LayerKind, side: Side, kept: Kept) -> None:
 
 
 def masked(network: nn.Module, plan: PruningPlan) -> nn.Module:
-    """A copy of `network` at full size in which nobody listens to the removed channels.
+    """A copy of `network` at full size in which the removed channels are zero, and nobody listens.
 
     It computes the same as `apply_plan(network, plan)` exactly when the plan is right: every
-    weight that reads a removed channel is zero.
+    weight that makes or reads a removed channel is zero.
     """
     silent = copy.deepcopy(network)
     _skip(silent, plan)
     layers: Mapping[str, nn.Module] = dict(silent.named_modules())
     for name, kept in plan.layers.items():
         kind = kind_of(layers[name])
-        if kept.inputs is None or kind is None:
-            continue
-        removed = torch.ones(kept.inputs.of, dtype=torch.bool)
-        removed[list(kept.inputs.channels)] = False
-        kind.silence_inputs(removed)
+        if kind is not None and kept.out is not None:
+            kind.silence_outputs(_removed(kept.out))
+        if kind is not None and kept.inputs is not None:
+            kind.silence_inputs(_removed(kept.inputs))
     return silent
+
+
+def _removed(kept: Kept) -> Tensor:
+    """[of], bool: whether a channel goes."""
+    removed = torch.ones(kept.of, dtype=torch.bool)
+    removed[list(kept.channels)] = False
+    return removed

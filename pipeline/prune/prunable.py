@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from pipeline.network.channel_tracer import IS_OUTPUT
 from pipeline.network.computed_weights import refuse_computed_weights
 from pipeline.network.costs import Counts, MacsModel, macs_model
-from pipeline.network.groups import IS_OUTPUT, Group, fault, find_groups
+from pipeline.network.groups import Group, fault, find_groups
 from pipeline.network.plan import PruningPlan
 from pipeline.network.run import outputs_of
 from profiles.errors import StageError

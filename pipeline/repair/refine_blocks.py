@@ -64,7 +64,8 @@ class Block:
     def _output(self, number: int, weights: Sequence[Tensor], value: Tensor) -> Tensor:
         """What layer `number` makes of `value`, before its activation."""
         weight, bias = weights[2 * number : 2 * number + 2]
-        return linear_map(self.layers[number].layer).applied(value, weight, bias)
+        kind = linear_map(self.layers[number].layer)
+        return kind.applied(value, weight, bias, self.sites[number].padding)
 
     def _sum(self, weights: Sequence[Tensor], part: Between) -> Tensor:
         """Rows of what the block adds up to."""

@@ -10,7 +10,7 @@ from pipeline.data.progress import progress
 from pipeline.layers.folded_layer import folded
 from pipeline.layers.output_sites import Site
 from pipeline.layers.sampled_rows import input_rows
-from pipeline.network.layer_kinds import linear_map
+from pipeline.network.layer_kinds import LinearMap, kind_of, linear_map
 from pipeline.network.plan import PruningPlan
 from pipeline.repair.dense_targets import DenseTargets
 from pipeline.repair.layer_walk import Gathered, LayerWalk
@@ -43,7 +43,14 @@ def resolve_layers(
             if step.layer in starts:
                 solver.refine(blocks[step.layer], gathered)
             del gathered
-    return tuple(solver.remarks)
+    unmapped = (
+        f"{name}: it runs more than once, or computes more than its weights and padding say; the "
+        "layer is as it was"
+        for name in plan.layers
+        if name in modules and name not in targets.sites
+        if isinstance(kind_of(modules[name]), LinearMap)
+    )
+    return (*solver.remarks, *unmapped)
 
 
 class _LayerSolver:

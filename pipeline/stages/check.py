@@ -48,7 +48,7 @@ def _enough_plans(plans: int) -> int:
 class Check(Stage[Pruned, Checked]):
     """Random channels, training from scratch, and whether a small distance means a high score."""
 
-    LIBRARIES: ClassVar[tuple[str, ...]] = ("torch", "torch-pruning", "numpy")
+    LIBRARIES: ClassVar[tuple[str, ...]] = ("torch", "numpy")
     VERSION: ClassVar[int] = 2
 
     random_seeds: PositiveInt = 5

@@ -48,7 +48,7 @@ log = logging.getLogger("slimgate")
 class Prune(Stage[Checkpoint, Pruned]):
     """Structured pruning: whole channels leave every layer that shares them."""
 
-    LIBRARIES: ClassVar[tuple[str, ...]] = ("torch", "torch-pruning", "numpy")
+    LIBRARIES: ClassVar[tuple[str, ...]] = ("torch", "numpy")
     VERSION: ClassVar[int] = 4
 
     criterion: Annotated[

@@ -296,7 +296,10 @@ NOTHING = {
         "(1: its channels are the network's output)",
     ),
     "no layer": ("nn.Flatten()", "(no group found)"),
-    "a parameter": ("Scaled()", "(stem: a Parameter takes part, whose channels cannot be removed;"),
+    "a parameter": (
+        "Scaled()",
+        "(stem: the tensor scale takes part, whose channels cannot be removed;",
+    ),
 }
 SCALED = """
 class Scaled(nn.Module):

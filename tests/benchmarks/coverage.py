@@ -1,22 +1,29 @@
-"""Which of torchvision's classification models go all the way: groups, plan, ONNX, engine.
+"""Which of other people's networks go all the way: groups, plan, repair, ONNX, engine.
 
-All 80, with random weights at the smallest input they take, pruned to 0.7 of their MACs by
-magnitude+uniform, exported by each of torch's exporters, simplified and built for ONNX Runtime.
-Rows: model, convolutional, peer, size, ok, reason, stage, dynamo, torchscript, macs_ratio, nodes,
-bytes, seconds.
+24 of timm's small families and, with `--full`, torchvision's 80 classification models: random
+weights, the smallest input they take, pruned to 0.7 of their MACs by magnitude+uniform, repaired
+on 32 samples, exported by torch's exporters in turn, simplified and built for ONNX Runtime.
+`--data` is not read. Rows: model, convolutional, peer, size, ok, same, reason, stage, dynamo,
+torchscript, macs_ratio, distance_before, distance_after, nodes, bytes, seconds.
 
-- `convolutional`: no attention, so neither ViT nor Swin nor MaxViT
-- `dynamo`, `torchscript`: the engine of this exporter's graph answers as the pruned torch network
+- `convolutional`: no attention, by the name
+- `distance_before`, `distance_after`: from the dense network on held-out samples, by repair
+- `dynamo`, `torchscript`: the engine of this exporter's graph answers as the repaired torch
+  network; null where it was not tried, because the one before it did
 - `ok`: one of them does, as the recipe asks; `stage` is where it ended otherwise, `reason` why,
-  or what was held against the other exporter; `nodes` and `bytes` are of the first good engine
+  or what was held against the first exporter; `nodes` and `bytes` are of the engine
+- `same`: the smaller network answers as the whole one whose removed channels give and are read as
+  zeros; largest difference SAME of the largest output
 - peer torch-pruning: the same network by its own pruner, L2 magnitude in each layer; `ok` when the
-  network runs at MACs within .05 of those asked for and some exporter's ONNX answers alike
+  network runs at MACs within .05 of those asked for and some exporter's ONNX answers alike,
+  whether it is the `same` or not
 
 Each row is a process of its own: one that crashes, hangs or takes too much memory ends as a row.
-All take over an hour. With `--cache` a run goes on after the rows of one that was killed. `--full`
-gives each row twice the time.
+timm's take about an hour on one core. With `--cache` a run goes on after the rows of one that was
+killed.
 """
 
+import copy
 import json
 import os
 import resource
@@ -24,17 +31,18 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 import onnx
+import timm
 import torch
 import torchvision
 from common import Figure, Row, parse_options, report
 from real import told
-from shapes import PEER, prune_by_peer
+from shapes import PEER, difference_from_silence, prune_by_peer
 from torch import Tensor, nn
 
 from exporters.arrays import FloatArray
@@ -43,6 +51,8 @@ from exporters.exporter import Source, call_one
 from exporters.graph.simplify import simplify
 from exporters.graph.to_onnx import METHODS, Method, export_by, to_onnx, torch_network
 from exporters.parity import compare, feeds_of, require
+from pipeline.data.arrays import IntArray
+from pipeline.network.calibration import calibration_of_batches
 from pipeline.network.layer_kinds import BatchNorm, kind_of
 from pipeline.network.plan import apply_plan
 from pipeline.prune.allocators.uniform import Uniform
@@ -50,19 +60,37 @@ from pipeline.prune.channel_counts import Limits
 from pipeline.prune.choose import Selection, choose
 from pipeline.prune.criteria.magnitude import Magnitude
 from pipeline.prune.prunable import find_prunable, verify
+from pipeline.repair.chain import repair
+from pipeline.repair.recoveries.least_squares import LeastSquares
 from pipeline.scoring.collect import collect
 from pipeline.task import cross_entropy
 from profiles.errors import StageError
 
+TIMM = """mobilenetv4_conv_small repvit_m0_9 repvgg_a0 efficientvit_b0 efficientformer_l1
+efficientformerv2_s0 ghostnetv2_100 convnext_atto convnextv2_atto fastvit_t8 mobileone_s0
+hardcorenas_a tinynet_e edgenext_xx_small resnet10t regnetx_002 vit_tiny_patch16_224
+deit_tiny_patch16_224 swin_tiny_patch4_window7_224 mobilevit_xxs levit_128s tf_efficientnet_lite0
+tf_mobilenetv3_small_075 mixnet_s""".split()
+BUILT_FOR = {
+    **{"vit_tiny_patch16_224": 64, "deit_tiny_patch16_224": 64, "levit_128s": 64},
+    **{"efficientformerv2_s0": 64, "swin_tiny_patch4_window7_224": 128},
+}
+"""The input size of networks that take only the size they are built for."""
 MACS_RATIO = 0.7
+SAME = 1e-3
 SIZES = (32, 64, 96, 128, 224, 299)
 OPSET = 20
 INPUTS = 4
+SAMPLES = 32
+"""That repair is given, drawn at random."""
 TIMEOUT = 600
 MEMORY = 14 * 2**30
 """Bytes that one process may have."""
-ATTENTION = ("vit_", "swin_", "maxvit")
-FOUND = ("size", "ok", "reason", "stage", *METHODS, "macs_ratio", "nodes", "bytes")
+ATTENTION = ("vit", "swin", "former", "edgenext")
+FOUND = (
+    *("size", "ok", "same", "reason", "stage", *METHODS, "macs_ratio"),
+    *("distance_before", "distance_after", "nodes", "bytes"),
+)
 """What a child tells."""
 
 
@@ -95,7 +123,13 @@ def network_of(name: str) -> tuple[nn.Module, Tensor]:
     torch.manual_seed(0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        network: nn.Module = torchvision.models.get_model(name)
+        network: nn.Module
+        if name in BUILT_FOR:
+            network = timm.create_model(name, img_size=BUILT_FOR[name])
+        elif name in TIMM:
+            network = timm.create_model(name)
+        else:
+            network = torchvision.models.get_model(name)
     network.eval()
     inputs = _smallest(network)
     _enliven(network)
@@ -128,7 +162,7 @@ def _enliven(network: nn.Module) -> None:
     """Weights under which every part matters: no head of zeros, no blocks scaled to 1e-6."""
     for name, parameter in network.named_parameters():
         owner = network.get_submodule(name.rpartition(".")[0])
-        if name.endswith("layer_scale"):
+        if name.endswith(("layer_scale", "gamma")):
             nn.init.uniform_(parameter, 0.5, 1.5)
         elif parameter.dim() > 1 and kind_of(owner) is not None:
             nn.init.kaiming_normal_(parameter, nonlinearity="relu")
@@ -151,6 +185,12 @@ def ours(name: str, trial: Trial) -> None:
     trial.note(stage="verify", macs_ratio=macs / prunable.macs)
     verify(prunable, choice.plan, inputs[:1])
     pruned = apply_plan(network, choice.plan)
+    trial.note(stage="repair", same=True)
+    samples = torch.randn(SAMPLES, *inputs.shape[1:])
+    calibration = calibration_of_batches([(samples, np.zeros(SAMPLES, np.int64))])
+    chain = (LeastSquares(),)
+    (report,) = repair(pruned, network, choice.plan, chain, calibration, cross_entropy)
+    trial.note(distance_before=report.distance_before, distance_after=report.distance_after)
     del network, prunable, stats  # the largest networks need the memory
     feeds = feeds_of(inputs.numpy(), False)
     refused: list[str] = []
@@ -161,9 +201,8 @@ def ours(name: str, trial: Trial) -> None:
             refused.append(f"{trial.found['stage']}: {said(error)}")
             trial.note(**{method: False})
             continue
-        trial.note(**{method: True})
-        if trial.found["nodes"] is None:
-            trial.note(nodes=nodes, bytes=size)
+        trial.note(**{method: True}, nodes=nodes, bytes=size)
+        break
     if len(refused) == len(METHODS):
         raise StageError("; ".join(refused))
     trial.note(reason="; ".join(refused) or None)
@@ -196,7 +235,11 @@ def peers(name: str, trial: Trial) -> None:
     """As much of it as Torch-Pruning does, and the export."""
     network, inputs = network_of(name)
     trial.note(stage="prune", size=inputs.shape[-1])
-    trial.note(macs_ratio=prune_by_peer(network, inputs, MACS_RATIO))
+    dense = copy.deepcopy(network)
+    left: dict[str, IntArray] = {}
+    trial.note(macs_ratio=prune_by_peer(network, inputs, MACS_RATIO, left))
+    trial.at("compare")
+    trial.note(same=difference_from_silence(network, dense, left, inputs) <= SAME)
     trial.at("export")
     exported = to_onnx(network, feeds_of(inputs.numpy(), False), OPSET, False)
     trial.note(nodes=len(exported.model.graph.node))
@@ -232,20 +275,20 @@ def row_of(name: str, peer: str | None, timeout: float) -> Row:
         found.update(ok=bool(found["dynamo"]), reason=end)
     return {
         "model": name,
-        "convolutional": not name.startswith(ATTENTION),
+        "convolutional": not any(part in name for part in ATTENTION),
         "peer": peer,
         **found,
         "seconds": seconds,
     }
 
 
-def all_rows(timeout: float, folder: Path) -> Iterator[Row]:
+def all_rows(names: Iterable[str], folder: Path) -> Iterator[Row]:
     """Those in `folder` as they are, the others made anew and put there."""
-    for name in models():
+    for name in names:
         for peer in (None, PEER):
             kept = folder / f"{name}-{peer or 'slimgate'}.json"
             if not kept.exists():
-                kept.write_text(json.dumps(row_of(name, peer, timeout)))
+                kept.write_text(json.dumps(row_of(name, peer, TIMEOUT)))
             row: dict[str, Figure] = json.loads(kept.read_text())
             yield row
 
@@ -256,7 +299,8 @@ def main() -> None:
         return
     options = parse_options(__doc__)
     with options.folder() as folder:
-        rows = list(told(all_rows(TIMEOUT * (1 + options.full), folder)))
+        names = [*TIMM, *(models() if options.full else ())]
+        rows = list(told(all_rows(names, folder)))
     report(rows, {}, options)
 
 

@@ -193,3 +193,26 @@ def test_a_network_given_in_training_mode_is_pruned_in_eval_mode_and_given_back_
     slim = prune(network, pairs(), 0.5)
     assert slim.plan == wanted.plan
     assert network.training
+
+
+class Keeping(nn.Module):
+    """Keeps the position biases that it computes, as LeViT does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.fc = nn.Conv2d(3, 8, 3, padding=1), nn.Linear(8, 4)
+        self.biases, self.kept = nn.Parameter(torch.randn(8)), dict[str, Tensor]()
+
+    def forward(self, x: Tensor) -> Tensor:
+        if "biases" not in self.kept:
+            self.kept["biases"] = self.biases[:, None].repeat(1, 8)
+        logits: Tensor = self.fc(functional.relu(self.stem(x) + self.kept["biases"]).mean((2, 3)))
+        return logits
+
+
+def test_a_network_that_keeps_what_it_computed_with_gradients_is_pruned() -> None:
+    dense = trained(Keeping)
+    dense(images(1))  # with gradients: torch refuses to copy it from here on
+    slim = prune(dense, pairs(), 0.5, selection=MAGNITUDE)
+    assert slim.macs_ratio <= 0.5
+    assert dense.get_parameter("biases").requires_grad

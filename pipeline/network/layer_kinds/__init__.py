@@ -9,9 +9,10 @@ from pipeline.network.layer_kinds.batch_norm import BatchNorm
 from pipeline.network.layer_kinds.convolution import Convolution
 from pipeline.network.layer_kinds.group_norm import GroupNorm
 from pipeline.network.layer_kinds.instance_norm import InstanceNorm
-from pipeline.network.layer_kinds.kind import FilterBank, LayerKind, LinearMap, Side
+from pipeline.network.layer_kinds.kind import FilterBank, LayerKind, LinearMap, Padding, Side
 from pipeline.network.layer_kinds.linear import Linear
 from pipeline.network.layer_kinds.prelu import PRelu
+from pipeline.network.layer_kinds.response_norm import ResponseNorm
 from pipeline.network.layer_kinds.transposed_convolution import TransposedConvolution
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "FilterBank",
     "LayerKind",
     "LinearMap",
+    "Padding",
     "Side",
     "filter_bank",
     "kind_of",
@@ -35,6 +37,7 @@ KINDS: tuple[type[LayerKind], ...] = (
     InstanceNorm,
     GroupNorm,
     PRelu,
+    ResponseNorm,
 )
 FILTER_BANKS = tuple(one for kind in KINDS if issubclass(kind, FilterBank) for one in kind.TYPES)
 """torch's classes of layers with filters: what a criterion scores, and where a group begins."""
@@ -42,7 +45,7 @@ FILTER_BANKS = tuple(one for kind in KINDS if issubclass(kind, FilterBank) for o
 
 def kind_of(layer: nn.Module) -> LayerKind | None:
     """`layer` as its kind sees it; None for a layer whose channels cannot be removed."""
-    return next((kind(layer) for kind in KINDS if isinstance(layer, kind.TYPES)), None)
+    return next((kind(layer) for kind in KINDS if kind.holds(layer)), None)
 
 
 def filter_bank(layer: nn.Module) -> FilterBank:

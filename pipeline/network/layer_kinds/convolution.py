@@ -5,9 +5,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from pipeline.network.layer_kinds.kind import LinearMap, rows_at
+from pipeline.network.layer_kinds.kind import LinearMap, Padding, rows_at
 
 CHUNK_SAMPLES = 64
 """Samples whose rows are taken at a time."""
@@ -22,15 +21,26 @@ class Convolution(LinearMap):
 
     layer: nn.Conv1d | nn.Conv2d | nn.Conv3d
 
-    def input_rows(self, inputs: Tensor, positions: tuple[int, ...], chosen: Tensor) -> Tensor:
-        pairs = zip(inputs.split(CHUNK_SAMPLES), chosen.split(CHUNK_SAMPLES), strict=True)
-        return torch.cat([self._patches(part, positions, places) for part, places in pairs], 1)
+    @property
+    def padding(self) -> Padding:
+        """What the layer pads, as its attributes say."""
+        mode = "constant" if self.layer.padding_mode == "zeros" else self.layer.padding_mode
+        return Padding(tuple(self.layer._reversed_padding_repeated_twice), mode)
 
-    def _patches(self, inputs: Tensor, positions: tuple[int, ...], chosen: Tensor) -> Tensor:
+    def input_rows(
+        self,
+        inputs: Tensor,
+        positions: tuple[int, ...],
+        chosen: Tensor,
+        padding: Padding | None = None,
+    ) -> Tensor:
+        own = padding or self.padding
+        pairs = zip(inputs.split(CHUNK_SAMPLES), chosen.split(CHUNK_SAMPLES), strict=True)
+        rows = [self._patches(own.around(part), positions, places) for part, places in pairs]
+        return torch.cat(rows, 1)
+
+    def _patches(self, padded: Tensor, positions: tuple[int, ...], chosen: Tensor) -> Tensor:
         layer = self.layer
-        padding = layer._reversed_padding_repeated_twice
-        mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
-        padded = functional.pad(inputs, padding, mode=mode) if any(padding) else inputs
         flat = padded.flatten(2).transpose(1, 2).contiguous()
         starts = torch.unravel_index(chosen, positions)
         taken = []
@@ -52,9 +62,16 @@ class Convolution(LinearMap):
         shape = self.weight.shape
         return matrix.reshape(*matrix.shape[:2], -1, shape[1]).transpose(2, 3).reshape(shape)
 
-    def applied(self, inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        outputs: Tensor = self.layer._conv_forward(inputs, weight, bias)
-        return outputs
+    def applied(
+        self, inputs: Tensor, weight: Tensor, bias: Tensor, padding: Padding | None = None
+    ) -> Tensor:
+        layer = self.layer
+        if padding is None:
+            outputs: Tensor = layer._conv_forward(inputs, weight, bias)
+            return outputs
+        none = [0] * len(layer.stride)
+        sizes = (layer.stride, none, layer.dilation, False, none, layer.groups)
+        return torch.convolution(padding.around(inputs), weight, bias, *sizes)
 
     def at_constant_input(self, means: Tensor) -> Tensor:
         weight = self.weight.detach()

@@ -9,11 +9,30 @@ from typing import ClassVar, Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from pipeline.data.arrays import IntArray
 from profiles.errors import ConfigError
 
 Side = Literal["out", "in"]
+
+
+@dataclass(frozen=True)
+class Padding:
+    """What a layer puts around its inputs [n, channels, ...], as `functional.pad` takes it."""
+
+    widths: tuple[int, ...]
+    """Before and after each axis, the last axis first."""
+    mode: str = "constant"
+    value: float = 0.0
+
+    def around(self, inputs: Tensor) -> Tensor:
+        """The padded inputs."""
+        if not any(self.widths):
+            return inputs
+        if self.mode == "constant":
+            return functional.pad(inputs, self.widths, value=self.value)
+        return functional.pad(inputs, self.widths, self.mode)
 
 
 @dataclass(frozen=True)
@@ -24,6 +43,16 @@ class LayerKind(ABC):
     """torch's classes of this kind; their subclasses belong to it as well."""
 
     layer: nn.Module
+
+    @property
+    def channels_last(self) -> bool:
+        """Whether channels are the last axis of inputs and outputs, rather than axis 1."""
+        return False
+
+    @classmethod
+    def holds(cls, layer: nn.Module) -> bool:
+        """Whether `layer` is of this kind."""
+        return isinstance(layer, cls.TYPES)
 
     @property
     @abstractmethod
@@ -55,6 +84,10 @@ class LayerKind(ABC):
     def silence_inputs(self, removed: Tensor) -> None:
         """Set to zero, in place, every weight that reads a channel of `removed` [inputs], bool."""
 
+    @abstractmethod
+    def silence_outputs(self, removed: Tensor) -> None:
+        """Set to zero, in place, every filter that makes a channel of `removed` [outputs], bool."""
+
 
 class Channelwise(LayerKind):
     """A layer that hands on as many channels as it reads: norms, activations with weights."""
@@ -79,6 +112,9 @@ class Channelwise(LayerKind):
     def silence_inputs(self, removed: Tensor) -> None:
         """Nothing: a removed channel reaches only itself, and nobody reads it there."""
 
+    def silence_outputs(self, removed: Tensor) -> None:
+        """Nothing: it has no filters."""
+
 
 class FilterBank(LayerKind):
     """A layer whose outputs are filters over all its inputs, or over one group's."""
@@ -87,8 +123,6 @@ class FilterBank(LayerKind):
     """The attributes that hold the number of channels of each side."""
     FIRST_AXIS: ClassVar[Side] = "out"
     """The side counted by axis 0 of the weight; axis 1 counts the other's within one group."""
-    channels_last: ClassVar[bool] = False
-    """Whether channels are the last axis of inputs and outputs, rather than axis 1."""
 
     @property
     def weight(self) -> nn.Parameter:
@@ -146,6 +180,15 @@ class FilterBank(LayerKind):
             else:
                 self.weight[:, removed[: len(removed) // self.groups]] = 0
 
+    def silence_outputs(self, removed: Tensor) -> None:
+        with torch.no_grad():
+            if self.FIRST_AXIS == "out" or self.one_sided:
+                self.weight[removed] = 0
+            else:
+                self.weight[:, removed[: len(removed) // self.groups]] = 0
+            if self.bias is not None:
+                self.bias[removed] = 0
+
     def macs(self, inputs: Tensor, outputs: Tensor) -> int:
         """Multiply-accumulates of one call; 1 MAC = 2 FLOPs.
 
@@ -190,8 +233,17 @@ class LinearMap(FilterBank):
         return rows_at(flat, chosen.to(outputs.device))
 
     @abstractmethod
-    def input_rows(self, inputs: Tensor, positions: tuple[int, ...], chosen: Tensor) -> Tensor:
-        """Rows [groups, samples * n, columns], of what each output position reads."""
+    def input_rows(
+        self,
+        inputs: Tensor,
+        positions: tuple[int, ...],
+        chosen: Tensor,
+        padding: Padding | None = None,
+    ) -> Tensor:
+        """Rows [groups, samples * n, columns], of what each output position reads.
+
+        `padding` is what the layer pads where its attributes do not say it.
+        """
 
     @abstractmethod
     def matrix_of(self, weight: Tensor) -> Tensor:
@@ -202,7 +254,9 @@ class LinearMap(FilterBank):
         """The weight that `matrix_of` gives as `matrix`."""
 
     @abstractmethod
-    def applied(self, inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    def applied(
+        self, inputs: Tensor, weight: Tensor, bias: Tensor, padding: Padding | None = None
+    ) -> Tensor:
         """The layer's output with another weight and bias, in their own shapes."""
 
     @abstractmethod

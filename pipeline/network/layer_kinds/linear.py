@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.network.layer_kinds.kind import LinearMap
+from pipeline.network.layer_kinds.kind import LinearMap, Padding
 
 
 @dataclass(frozen=True)
@@ -14,11 +14,20 @@ class Linear(LinearMap):
 
     TYPES = (nn.Linear,)
     COUNTS = {"out": "out_features", "in": "in_features"}
-    channels_last = True
 
     layer: nn.Linear
 
-    def input_rows(self, inputs: Tensor, positions: tuple[int, ...], chosen: Tensor) -> Tensor:
+    @property
+    def channels_last(self) -> bool:
+        return True
+
+    def input_rows(
+        self,
+        inputs: Tensor,
+        positions: tuple[int, ...],
+        chosen: Tensor,
+        padding: Padding | None = None,
+    ) -> Tensor:
         return self.output_rows(inputs, chosen)[None]
 
     def matrix_of(self, weight: Tensor) -> Tensor:
@@ -27,7 +36,9 @@ class Linear(LinearMap):
     def weight_of(self, matrix: Tensor) -> Tensor:
         return matrix[0]
 
-    def applied(self, inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    def applied(
+        self, inputs: Tensor, weight: Tensor, bias: Tensor, padding: Padding | None = None
+    ) -> Tensor:
         return functional.linear(inputs, weight, bias)
 
     def at_constant_input(self, means: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from pipeline.api import prune
 from pipeline.network.groups import fault, find_groups, make_plan
+from pipeline.network.plan import Kept, LayerPlan, PruningPlan
 from pipeline.network.proof_inputs import PROOF_SAMPLES, proof_samples
 from profiles.errors import StageError
 
@@ -36,9 +37,11 @@ def test_a_blank_sample_proves_no_group_whose_channels_mix_elsewhere(
     by_batch: bool, example: Tensor
 ) -> None:
     torch.manual_seed(0)
-    found = find_groups(MixesBright(by_batch).eval(), example)
-    assert "first" not in {group.name for group in found.groups}
-    assert "channels mix elsewhere" in found.refused["first"]
+    network = MixesBright(by_batch).eval()
+    assert "first" not in {group.name for group in find_groups(network, example).groups}
+    even = Kept(of=8, channels=(0, 2, 4, 6))
+    layers = {"first": LayerPlan(out=even, inputs=None), "second": LayerPlan(out=None, inputs=even)}
+    assert "channels mix elsewhere" in fault(network, PruningPlan(layers=layers), example)
 
 
 def test_a_network_pruned_after_a_blank_first_sample_is_the_masked_one_on_all_others() -> None:
