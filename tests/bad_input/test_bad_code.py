@@ -325,6 +325,15 @@ def test_a_network_with_nothing_to_prune_is_told_why(case: str, project: Project
     project.refuses(5, "the network has nothing to prune", says)
 
 
+def test_a_ratio_that_cannot_be_reached_is_known_to_plan(project: Project) -> None:
+    recipe = project.recipe(prune={"macs_ratio": 0.01, "floor": 8})
+    outcome = project.slimgate("plan", recipe)
+    assert outcome.code == 0
+    (doubt,) = [line for line in outcome.out.splitlines() if line.startswith("prune: ")]
+    assert "a floor of 8 channels and multiples of 2 reaches no less than 0." in doubt
+    assert "set a smaller prune.multiple or prune.floor" in doubt
+
+
 def test_a_ratio_that_cannot_be_reached_is_told_the_smallest_that_can(project: Project) -> None:
     project.recipe(prune={"macs_ratio": 0.01, "floor": 8})
     outcome = project.prune()
