@@ -34,7 +34,7 @@ from peers import PEER, pruned_by_peer
 from real import Real, load, prepare, told
 from torch import Tensor, nn
 
-from pipeline.api import prune
+from pipeline.api import Selection, prune
 from pipeline.data.digest import file_digest, value_digest
 from pipeline.network.costs import macs_model
 from pipeline.network.weights import load_weights, write_weights
@@ -94,7 +94,8 @@ class Bench:
         """Pruned by slimgate, before and after its training."""
         found = self.real.calibration(samples)
         batch: tuple[Tensor, Tensor] = found.inputs, torch.from_numpy(found.targets)
-        slim = prune(self.real.network, [batch], macs_ratio, recoveries=recoveries)
+        one = Selection()  # without trials
+        slim = prune(self.real.network, [batch], macs_ratio, selection=one, recoveries=recoveries)
         names = ["reconstruction", *(done.name for done in slim.recoveries if done.kept)]
         yield from self.before_and_after(" + ".join(names), slim.network)
 
