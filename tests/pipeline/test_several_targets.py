@@ -7,7 +7,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from user_project import Project, rewrite_in_bundle
+from user_project import Project, change_budget
 
 TWO = """
 [[target]]
@@ -139,9 +139,7 @@ expires = {day}
 def test_a_waiver_ships_a_missed_limit_until_it_expires_and_only_when_it_is_accepted(
     day: str, code: int, released: Project
 ) -> None:
-    terms = json.loads((released.bundle / "targets.json").read_text())
-    terms["targets"][0]["budget"] = {"macs_ratio": 0.01}
-    rewrite_in_bundle(released.bundle, "targets.json", json.dumps(terms))
+    change_budget(released.bundle, macs_ratio=0.01)
     sha = json.loads((released.bundle / "measurement.json").read_text())["shipped"]["sha256"]
     path = released.folder / "waiver.toml"
     path.write_text(WAIVER.format(sha=sha, day=day))

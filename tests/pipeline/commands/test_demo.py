@@ -17,8 +17,8 @@ def test_the_demo_recipe_is_resolved_with_its_own_multiple_or_the_devices(
     lines = [line for line in text.splitlines() if not (left_out and "multiple" in line)]
     (tmp_path / "recipe.toml").write_text("\n".join(lines))
     recipe, (target,) = read_recipe(tmp_path / "recipe.toml")
-    multiple = target.device.channel_multiple if left_out else 8
-    assert recipe.prune.multiple == recipe.prune.floor == multiple
+    found = recipe.prune.multiple, recipe.prune.preferred_multiple
+    assert found == ((None, target.device.channel_multiple) if left_out else (8, None))
     assert target.device.channel_multiple == 16
     assert recipe.finetune is not None
 
