@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 ENGINES = "exporters.engines"
 """The package whose files are the runtimes."""
-TOOLS = ("numpy", "onnx", "onnxsim", "torch", "torch-pruning", "torchvision")
+TOOLS = ("numpy", "onnx", "onnxsim", "torch", "torchvision")
 """The distributions that shape a network before a runtime gets it."""
 
 

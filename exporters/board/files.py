@@ -9,7 +9,7 @@ import hashlib
 import os
 import stat
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -26,6 +26,10 @@ LEASE_POLL_S = 0.1
 """Seconds between two tries for a lease that another process holds."""
 UNUSED_FILE_S = 7 * 24 * 3600
 """Seconds that a file stays which no job asks for."""
+PART = ".part"
+"""The end of the name of a file that is still on its way."""
+UNUSED_PART_S = 2 * 3600
+"""The same of a file on its way: longer than any client waits for the lease on the machine."""
 CHUNK = 1 << 20
 """Bytes that are read at a time."""
 LONGEST_LINE = 2000
@@ -110,12 +114,17 @@ def check_files(folder: Path, files: Mapping[str, str | None], wrong: str) -> No
 
 
 def sweep(folder: Path) -> None:
-    """Delete what no job has asked for in days: old engines, and what broken transfers left."""
+    """Delete what no job has asked for in days, and in hours what broken transfers left.
+
+    Another client may delete or rename the same files at the same moment.
+    """
     now = time.time()
     for path in folder.iterdir():
-        old = abs(now - path.lstat().st_mtime) > UNUSED_FILE_S
-        if old and path.name != LOCK and not path.is_dir():
-            path.unlink()
+        kept_s = UNUSED_PART_S if path.name.endswith(PART) else UNUSED_FILE_S
+        with suppress(FileNotFoundError):
+            old = abs(now - path.lstat().st_mtime) > kept_s
+            if old and path.name != LOCK and not path.is_dir():
+                path.unlink()
 
 
 @contextmanager

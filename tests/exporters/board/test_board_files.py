@@ -5,13 +5,14 @@ import shutil
 import stat
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from board_jobs import NAME, RAW, Board, latency_job, outputs_job, start_job, wait_for
 
-from exporters.board.files import LOCK
+from exporters.board.files import LOCK, sweep
 
 CRAMPED = (
     "import os, resource, sys\n"
@@ -101,6 +102,28 @@ def test_what_no_job_asks_for_is_swept_after_a_week(here: Board) -> None:
         os.utime(path, (when, when))
     here.result(start_job())
     assert here.names() == {"young", LOCK, NAME}
+
+
+def test_what_a_broken_transfer_left_is_swept_after_hours(here: Board) -> None:
+    for name, hours in {"a.onnx.0a.part": 3, "b.onnx.0b.part": 1}.items():
+        (here.files / name).touch()
+        when = time.time() - hours * 3600
+        os.utime(here.files / name, (when, when))
+    here.result(start_job())
+    assert here.names() == {"b.onnx.0b.part", LOCK, NAME}
+
+
+def test_two_clients_that_sweep_at_once_do_not_disturb_each_other(tmp_path: Path) -> None:
+    """Each finds files that the other has deleted since it listed them."""
+    for number in range(3000):
+        path = tmp_path / f"{number}.part"
+        path.touch()
+        os.utime(path, (0, 0))
+    with ThreadPoolExecutor(4) as pool:
+        done = [pool.submit(sweep, tmp_path) for _ in range(4)]
+    for one in done:
+        one.result()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_outputs_that_cannot_be_written_leave_nothing(here: Board) -> None:
