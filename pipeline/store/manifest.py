@@ -2,6 +2,7 @@
 
 import errno
 import os
+import stat
 from pathlib import Path
 
 from pydantic import NonNegativeFloat, NonNegativeInt
@@ -56,7 +57,10 @@ def manifest_fault(folder: Path) -> str:
             return f"{folder / name} is {'missing' if name in listed else 'not in the manifest'}"
         for name, facts in listed.items():
             path = folder / name
-            if path.is_symlink() or path.stat().st_size != facts.bytes:
+            found = path.lstat()
+            if not stat.S_ISREG(found.st_mode):
+                return f"{path} is a link, a pipe or a device, and no file"
+            if found.st_size != facts.bytes:
                 return f"{path} does not have the size in its manifest"
             if file_digest(path) != facts.sha256:
                 return f"{path} does not have the content in its manifest"
@@ -66,7 +70,10 @@ def manifest_fault(folder: Path) -> str:
 
 
 def _files_below(folder: Path) -> set[str]:
-    """The names in `folder` of all that is no folder. Raises OSError where one cannot be read."""
+    """The names in `folder` of all that is no folder, links to folders among them.
+
+    Raises OSError where one cannot be read.
+    """
 
     def stop(error: OSError) -> None:
         raise error
@@ -74,8 +81,8 @@ def _files_below(folder: Path) -> set[str]:
     walk = os.walk(folder, onerror=stop)
     return {
         (Path(place) / name).relative_to(folder).as_posix()
-        for place, _, names in walk
-        for name in names
+        for place, folders, names in walk
+        for name in (*names, *(one for one in folders if Path(place, one).is_symlink()))
     }
 
 

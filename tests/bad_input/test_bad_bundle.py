@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -98,6 +99,21 @@ def test_a_link_in_place_of_a_file_is_refused(released: Project, tmp_path: Path)
     shutil.move(path, tmp_path / "elsewhere.onnx")
     path.symlink_to(tmp_path / "elsewhere.onnx")
     released.slimgate("gate", released.bundle).says(7, f"{path} ", "do not ship")
+
+
+def test_a_pipe_in_place_of_a_file_is_refused_and_nobody_waits_for_it(released: Project) -> None:
+    path = released.bundle / "report.md"
+    manifest = json.loads((released.bundle / MANIFEST).read_text())
+    manifest["files"]["report.md"]["bytes"] = 0
+    (released.bundle / MANIFEST).write_text(json.dumps(manifest))
+    path.unlink()
+    os.mkfifo(path)
+    released.slimgate("gate", released.bundle).says(7, f"{path} is a link, a pipe", "do not ship")
+
+
+def test_a_link_to_a_folder_is_no_part_of_a_bundle(released: Project, tmp_path: Path) -> None:
+    (released.bundle / "more").symlink_to(tmp_path)
+    released.slimgate("gate", released.bundle).says(7, "more is not in the manifest")
 
 
 def shipped(found: Measurement, **fields: object) -> Measurement:
