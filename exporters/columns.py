@@ -12,6 +12,8 @@ from exporters.arrays import FloatArray
 
 LEAST_SPREAD = 0.02
 """A column that varies by less than this part of its largest value is taken to vary by so much."""
+SCORE_SPREAD = 0.005
+"""The same of scores, which lie in [0, 1]: most classes are in no picture, and stay near 0."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +31,7 @@ def column_errors(wanted: FloatArray, found: FloatArray) -> list[list[ColumnErro
     """The errors of every column of outputs [n, ...] of equal shape, for each axis of columns.
 
     Columns lie along the first axis behind the batch; along the last one too where outputs are
-    [n, anchors, values]. Those whose reference stays within [0, 1] are scores, which share a range:
-    most classes are in no picture. A column that is always 0 is compared on the range of the whole.
+    [n, anchors, values]. A column that is always 0 is compared on the range of the whole.
     """
     if wanted.ndim == 1:
         wanted, found = wanted[:, None], found[:, None]
@@ -55,27 +56,12 @@ def mean_squared_column_error(wanted: FloatArray, found: FloatArray) -> float:
 
 
 def _along(axis: int, wanted: FloatArray, found: FloatArray, whole: float) -> list[ColumnError]:
-    errors, scores = [], []
+    errors = []
     for index in range(wanted.shape[axis]):
         want = wanted.take(index, axis).astype(np.float64)
-        square = float(np.square(found.take(index, axis) - want).mean())
+        difference = float(np.sqrt(np.square(found.take(index, axis) - want).mean()))
         least, largest = float(want.min()), float(np.abs(want).max())
-        if largest and least >= 0 and largest <= 1:
-            scores.append((square, float(want.var())))
-            continue
-        spread = max(float(want.std()), LEAST_SPREAD * largest) or whole
-        errors.append(ColumnError(f"column {index} of axis {axis}", _root(square, spread**2)))
-    if scores:
-        square, variance = (sum(parts) for parts in zip(*scores, strict=True))
-        errors.append(
-            ColumnError(
-                f"the {len(scores)} columns of scores of axis {axis}", _root(square, variance)
-            )
-        )
+        floor = SCORE_SPREAD if least >= 0 and largest <= 1 else LEAST_SPREAD * largest
+        spread = max(float(want.std()), floor) if largest else whole or 1.0
+        errors.append(ColumnError(f"column {index} of axis {axis}", difference / spread))
     return errors
-
-
-def _root(square: float, variance: float) -> float:
-    if square == 0:
-        return 0.0
-    return float(np.sqrt(square / variance)) if variance else float("inf")

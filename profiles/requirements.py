@@ -204,8 +204,9 @@ def _chance_fault(measurement: Measurement) -> str:
     if score.lower > commonest:
         return ""
     return (
-        f"the dense network scores {score.measured:.4g} [{score.lower:.4g}, {score.upper:.4g}], "
-        f"which does not show it to be better than always answering the commonest class "
+        f"the network that it is compared with scores {score.measured:.4g} "
+        f"[{score.lower:.4g}, {score.upper:.4g}], not shown to be better than always answering "
+        "the commonest class "
         f"({commonest:.4g}): check its weights, the labels and the preprocessing, or take more "
         "validation samples"
     )

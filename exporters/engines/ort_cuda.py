@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from exporters.board.sessions.ort import OrtSession
 
 PROVIDER = "CUDAExecutionProvider"
+EXACT = (PROVIDER, {"use_tf32": "0"})
+"""Without TF32, which keeps ten bits of what is called fp32."""
 INT8 = Int8Format(unsigned_activations=False, quantised_bias=False)
 
 
@@ -54,7 +56,7 @@ class OrtCuda(OnnxExporter):
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         options.log_severity_level = 3
         with library_errors_as(DeviceError, f"ONNX Runtime cannot load {engine.name} on the GPU"):
-            session = onnxruntime.InferenceSession(str(engine), options, providers=[PROVIDER])
+            session = onnxruntime.InferenceSession(str(engine), options, providers=[EXACT])
         return OrtSession(session, PROVIDER)
 
     def environment(self) -> dict[str, str]:

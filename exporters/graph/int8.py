@@ -103,8 +103,12 @@ def _with_names(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy in which every node has a name, by which nodes are left out of quantising."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
+    names = {node.name for node in copy.graph.node}
     for place, node in enumerate(copy.graph.node):
-        node.name = node.name or f"{node.op_type}_{place}"
+        fresh = f"{node.op_type}_{place}"
+        while not node.name and fresh in names:
+            fresh += "_"
+        node.name = node.name or fresh
     return copy
 
 

@@ -24,8 +24,12 @@ def open_onnx(path: Path) -> onnx.ModelProto:
     Raises IntegrityError for links, files that are not regular and external data, whose
     locations reach outside the folder in several loaders; ConfigError for anything unreadable.
     """
+    return checked_onnx(_read(path), path)
+
+
+def checked_onnx(raw: bytes, path: Path) -> onnx.ModelProto:
+    """The model in the content of a file that holds all its weights itself; raises the same."""
     model = onnx.ModelProto()
-    raw = _read(path)
     try:
         model.ParseFromString(raw)
     except Exception as error:  # protobuf raises a private DecodeError

@@ -23,9 +23,9 @@ class FileState:
     """Of the last change to the file or to what is noted of it, such as its permissions."""
 
     def is_kept_in(self, later: "FileState | None") -> bool:
-        """Whether nobody has written to the file since or put another in its place."""
-        return later is not None and (self.bytes, self.written_ns, self.inode) == (
-            *(later.bytes, later.written_ns, later.inode),
+        """Whether size and time of writing are the same; some systems number inodes anew."""
+        return later is not None and (self.bytes, self.written_ns) == (
+            *(later.bytes, later.written_ns),
         )
 
 

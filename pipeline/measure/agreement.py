@@ -20,7 +20,7 @@ def agreement(
     """How far they differ: on images, and on noise and edges.
 
     Where the ONNX model that the engine was `prepared` from is known, it is held to the one at
-    fp32, and the engine to it: what rounding may explain then excuses no operator of the runtime.
+    fp32, and the engine to it, each within the tolerances of the precision.
     Raises StageError naming the step where a difference is more than the precision allows, and
     DeviceError where the engine does not run there.
     """

@@ -58,6 +58,10 @@ class Measure(Spec):
     """The pace of further calls, as a camera would make them; None for none."""
 
 
+ROUNDING = 1e-6
+"""How far a score may be outside of 0 and 1 by the rounding of the metric's own sums."""
+
+
 @dataclass(frozen=True)
 class EnginePair:
     """Two engines: the dense network's or another baseline, and the one that would ship."""
@@ -159,11 +163,12 @@ def score_engine(place: Place, engine: EngineFile, task: Task) -> Scores:
                 "return one score for each sample"
             )
         _check_finite(scores, len(found), "score of the metric")
-        outside = scores[(scores < 0) | (scores > 1)]
+        outside = scores[np.abs(scores - 0.5) > 0.5 + ROUNDING]
         if len(outside):
             raise StageError(
                 f"the metric returned {outside[0]:g}; return a score from 0 to 1 for each sample"
             )
+        scores = scores.clip(0, 1)
         found += scores.tolist()
     if len(found) != len(task.validation):
         raise DeviceError(

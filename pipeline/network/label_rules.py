@@ -169,7 +169,11 @@ def _elementwise(labels: ChannelLabels, operation: Operation) -> list[Tensor | N
         if found is not None:
             labels.join(found, spread, "it is joined with values that belong to no channel")
         found = spread if found is None else torch.where(found == NOBODY, spread, found)
-    assert found is not None
+    if found is None:  # the channels of one lie along another axis than those of the other
+        for own in map(operation.labels_of, operation.tensors):
+            if own is not None:
+                labels.keep(own, "it meets channels of another layer along another axis")
+        return [None] * len(operation.outputs)
     for value in operation.tensors:
         own = operation.labels_of(value)
         sizes = [1] * (len(shape) - value.dim()) + list(value.shape)

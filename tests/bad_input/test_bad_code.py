@@ -58,7 +58,7 @@ OUTPUTS = {
     "tuple": ("return features, features", "found tuple"),
     "dict": ("return {'logits': features}", "found dict"),
     "scalar": ("return features.sum()", "found []"),
-    "vector": ("return features[:, 0]", "found [1]"),
+    "vector": ("return features[:, 0]", "found [8]"),
     "list": ("return [features]", "found list"),
 }
 
@@ -70,7 +70,7 @@ def test_a_network_that_returns_no_single_tensor_is_told_so(case: str, project: 
     (project.folder / "net.py").write_text(
         source.replace("\n\n\ndef n", f"\n        {code}\n\ndef n")
     )
-    project.refuses(2, "the network must return one tensor [n, ...] for n = 1", says)
+    project.refuses(2, "the network must return one tensor [n, ...] for n = 8", says)
 
 
 @pytest.mark.parametrize("code", ["return features, features", "raise OSError('no')"])

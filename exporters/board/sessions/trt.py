@@ -144,6 +144,7 @@ def build_engine(model: bytes, engine: str, options: Options) -> dict[str, int |
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     config = builder.create_builder_config()
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    config.clear_flag(trt.BuilderFlag.TF32)  # fp32 is what the model says, not ten bits of it
     if IS_RTX:
         config.num_compute_capabilities = 1
         config.set_compute_capability(_known(capability), 0)

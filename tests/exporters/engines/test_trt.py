@@ -168,7 +168,7 @@ def test_facts_of_one_build_are_not_those_of_the_next(
 
 def test_an_op_that_tensorrt_lacks_is_named(build: Build, tmp_path: Path) -> None:
     det = model([helper.make_node("Det", ["x"], ["y"])], [1, 3, 3], [1])
-    with pytest.raises(StageError, match=r"model\.onnx: .*Det.*UNSUPPORTED_NODE"):
+    with pytest.raises(StageError, match=r"TensorRT cannot build .*: .*Det.*UNSUPPORTED_NODE"):
         build(saved(det, tmp_path))
     assert not list(tmp_path.glob("*.engine"))
 
@@ -176,7 +176,9 @@ def test_an_op_that_tensorrt_lacks_is_named(build: Build, tmp_path: Path) -> Non
 def test_what_tensorrt_parses_but_cannot_build_is_told_in_its_words(
     sources: dict[str, Source], build: Build
 ) -> None:
-    with pytest.raises(StageError, match=r"model\.onnx: .*Turing.*FP32 GEMM is not supported"):
+    with pytest.raises(
+        StageError, match=r"TensorRT cannot build .*: .*Turing.*FP32 GEMM is not supported"
+    ):
         build(sources["static"], compute_capability="7.5")
 
 

@@ -260,3 +260,51 @@ def test_what_lies_around_attention_and_gates_is_pruned_and_they_say_why_not() -
     assert [group.name for group in found.groups] == ["stem", "out"]
     assert found.refused["qkv"] == "attention compares its channels"
     assert found.refused["gate"] == "one value of it acts on many channels"
+
+
+class Bilinear(nn.Module):
+    """Each channel of one layer times each of another, and a branch of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 6, 1)
+        self.free, self.fc = nn.Conv2d(3, 8, 1), nn.Linear(24, 4)
+        self.beside = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        left, right = self.left(x).relu().mean((2, 3)), self.right(x).relu().mean((2, 3))
+        pairs = left[:, :, None] * right[:, None, :]
+        found: Tensor = self.fc(pairs.flatten(1)) + self.beside(self.free(x).relu().mean((2, 3)))
+        return found
+
+
+def test_channels_that_meet_along_two_axes_stay_and_others_go() -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        found = find_groups(Bilinear().eval(), torch.randn(4, 3, 6, 6))
+    assert [group.name for group in found.groups] == ["free"]
+    for name in ("left", "right"):
+        assert "along another axis" in found.refused[name]
+
+
+class FirstIsOther(nn.Module):
+    """Its first channel is treated otherwise, wherever it comes to stand."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1)
+        self.fc = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x).relu()
+        x = torch.cat([x[:, :1] * 3, x[:, 1:]], 1)
+        found: Tensor = self.fc(self.second(x).relu().mean((2, 3)))
+        return found
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_channel_at_a_fixed_place_is_removed_in_some_trial(seed: int) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        found = find_groups(FirstIsOther().eval(), torch.randn(4, 3, 6, 6))
+    assert [group.name for group in found.groups] == ["second"]
