@@ -11,9 +11,11 @@ import numpy as np
 from exporters.arrays import FloatArray
 
 LEAST_SPREAD = 0.02
-"""A column that varies by less than this part of its largest value is taken to vary by so much."""
+"""A column that varies by less than this part of the largest output is taken to vary by so much:
+rounding on the way to small outputs is as large as on the way to large ones."""
 SCORE_SPREAD = 0.005
-"""The same of scores, which lie in [0, 1]: most classes are in no picture, and stay near 0."""
+"""The same of scores, which lie in [0, 1] whatever lies beside them: most classes are in no
+picture, and stay near 0."""
 
 
 @dataclass(frozen=True)
@@ -31,13 +33,12 @@ def column_errors(wanted: FloatArray, found: FloatArray) -> list[list[ColumnErro
     """The errors of every column of outputs [n, ...] of equal shape, for each axis of columns.
 
     Columns lie along the first axis behind the batch; along the last one too where outputs are
-    [n, anchors, values]. A column that is always 0 is compared on the range of the whole.
+    [n, anchors, values].
     """
     if wanted.ndim == 1:
         wanted, found = wanted[:, None], found[:, None]
-    whole = float(wanted.std(dtype=np.float64))
     axes = (1, 2) if wanted.ndim == 3 else (1,)
-    return [_along(axis, wanted, found, whole) for axis in axes]
+    return [_along(axis, wanted, found) for axis in axes]
 
 
 def worst_column(wanted: FloatArray, found: FloatArray) -> ColumnError:
@@ -55,13 +56,13 @@ def mean_squared_column_error(wanted: FloatArray, found: FloatArray) -> float:
     return float(np.max([np.mean([one.error**2 for one in errors]) for errors in along]))
 
 
-def _along(axis: int, wanted: FloatArray, found: FloatArray, whole: float) -> list[ColumnError]:
+def _along(axis: int, wanted: FloatArray, found: FloatArray) -> list[ColumnError]:
+    least = LEAST_SPREAD * float(np.abs(wanted).max())
     errors = []
     for index in range(wanted.shape[axis]):
         want = wanted.take(index, axis).astype(np.float64)
         difference = float(np.sqrt(np.square(found.take(index, axis) - want).mean()))
-        least, largest = float(want.min()), float(np.abs(want).max())
-        floor = SCORE_SPREAD if least >= 0 and largest <= 1 else LEAST_SPREAD * largest
-        spread = max(float(want.std()), floor) if largest else whole or 1.0
-        errors.append(ColumnError(f"column {index} of axis {axis}", difference / spread))
+        is_score = want.min() >= 0 and 0 < want.max() <= 1
+        spread = max(float(want.std()), SCORE_SPREAD if is_score else least)
+        errors.append(ColumnError(f"column {index} of axis {axis}", difference / (spread or 1.0)))
     return errors

@@ -261,7 +261,7 @@ def test_one_rounding_of_a_score_that_hardly_varies_is_no_difference() -> None:
 def depths(batch: Floats) -> Floats:
     """A distance in meters beside an angle."""
     found = batch @ MATRIX[:, :2]
-    return np.asarray(np.array([40, 0]) + found * np.array([10, 0.3]), np.float32)
+    return np.asarray(np.array([40, 0]) + found * np.array([10, 1]), np.float32)
 
 
 SCORED = feeds(4, 20, seed=2)[0]
@@ -301,7 +301,7 @@ def test_values_of_anchors_are_columns_too() -> None:
     """[n, anchors, values]: losing one value of all anchors is losing a column."""
 
     def network(batch: Floats) -> Floats:
-        found = np.stack([300 + 100 * batch, batch], 2)
+        found = np.stack([30 + 10 * batch, batch], 2)
         return found.astype(np.float32)
 
     def loses(batch: Floats) -> Floats:
