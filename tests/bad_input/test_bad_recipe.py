@@ -123,7 +123,7 @@ def test_a_macs_ratio_is_a_fraction(table: str, ratio: float, project: Project) 
         (b"\0", "at line 1"),
         (b"", "task: missing"),
         (b"task = 3\n", "task: Input should be an object"),
-        (b"#" * ((1 << 20) + 1), "larger than a configuration may be"),
+        (b"#" * ((1 << 20) + 1), "larger than it may be (1 MiB)"),
         (b"x = " + b"[" * 100_000, "recursion"),
     ],
 )

@@ -147,7 +147,7 @@ def add_another(path: Path) -> None:
     path.with_name("another").touch()
 
 
-@pytest.mark.parametrize("change", [rewrite_as_before, remove, replace_by_the_same, add_another])
+@pytest.mark.parametrize("change", [rewrite_as_before, remove, add_another])
 def test_every_change_is_seen(change: Callable[[Path], None], noted: InputFiles) -> None:
     change(noted.path / "b" / "file")
     with pytest.raises(ConfigError, match=rf"/b/(file|another): {CHANGED}"):
@@ -155,6 +155,7 @@ def test_every_change_is_seen(change: Callable[[Path], None], noted: InputFiles)
 
 
 def test_what_changes_no_content_is_no_change(noted: InputFiles) -> None:
+    replace_by_the_same(noted.path / "b" / "file")
     (noted.path / "a" / "file").chmod(0o600)
     (noted.path / "a" / "__pycache__").mkdir()
     (noted.path / "a" / "__pycache__" / "file.pyc").touch()
