@@ -80,7 +80,8 @@ def _limit(metric: str, case: Case, generator: np.random.Generator) -> float:
     limit = float(max(measured, 1e-3) * generator.uniform(0.6, 1.6))
     if metric in ("macs", "parameters"):
         return max(1, round(limit))
-    highest = 0.99 if metric in ("macs_ratio", "parameters_ratio", "top1_drop") else np.inf
+    parts = ("macs_ratio", "parameters_ratio", "top1_drop", "top1_min")
+    highest = 0.99 if metric in parts else np.inf
     return min(limit, highest)
 
 
@@ -106,7 +107,7 @@ def _started(metric: str, values: list[float]) -> Case:
 
 STARTED = ("first_inference_ms", "peak_memory_mib", "peak_memory_ratio", "steady_memory_mib")
 MAKERS: dict[str, Callable[[str, list[float]], Case]] = {
-    "top1_drop": _scored,
+    **dict.fromkeys(("top1_drop", "top1_min"), _scored),
     **dict.fromkeys(TIMES, _timed),
     **dict.fromkeys(STARTED, _started),
 }
