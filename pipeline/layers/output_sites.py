@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from pipeline.layers.linear_check import linear_layers
 from pipeline.layers.output_tracker import OutputTracker, tracking
-from pipeline.layers.torch_calls import UNBOUNDED, Call, Range, tensors_in
+from pipeline.layers.torch_calls import UNBOUNDED, Call, Range
 from pipeline.network.layer_kinds import BatchNorm, LinearMap, Padding, kind_of
+from pipeline.network.nested_tensors import tensors_in
 
 
 @dataclass(frozen=True)

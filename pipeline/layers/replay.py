@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.utils.weak import TensorWeakRef
 
 from pipeline.layers.output_tracker import OutputTracker
-from pipeline.layers.torch_calls import Call, tensors_in
+from pipeline.layers.torch_calls import Call
+from pipeline.network.nested_tensors import tensors_in
 from pipeline.network.spool import Kept, Spool
 
 INPUT = -1

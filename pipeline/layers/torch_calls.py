@@ -1,7 +1,7 @@
 """Every call of torch's functions as one record, and the one mode that shows such calls."""
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from types import FunctionType
@@ -9,6 +9,8 @@ from typing import Protocol
 
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+
+from pipeline.network.nested_tensors import tensors_in
 
 Range = tuple[float, float]
 
@@ -207,15 +209,6 @@ class TorchCalls(TorchFunctionMode):
         kwargs: Mapping[str, object] | None = None,
     ) -> object:
         return self.on_call(Call(func, args, kwargs or {}))
-
-
-def tensors_in(value: object) -> Iterator[Tensor]:
-    """The tensor that `value` is, or those in a list or tuple, however deep."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, (list, tuple)):
-        for part in value:
-            yield from tensors_in(part)
 
 
 def _parameters(function: Function) -> Sequence[str]:

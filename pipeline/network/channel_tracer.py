@@ -12,8 +12,9 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from pipeline.data.arrays import IntArray
 from pipeline.network.channel_labels import NOBODY, ChannelLabels
-from pipeline.network.label_rules import AtenFunction, Operation, labels_after, tensors_in
+from pipeline.network.label_rules import AtenFunction, Operation, labels_after
 from pipeline.network.layer_kinds import FilterBank, LayerKind, Side, kind_of
+from pipeline.network.nested_tensors import tensors_in
 
 IS_OUTPUT = "its channels are the network's output"
 """Why one group of every network may not be pruned."""

@@ -4,7 +4,7 @@ import copy
 
 from torch import Tensor, nn
 
-from pipeline.network.label_rules import tensors_in
+from pipeline.network.nested_tensors import tensors_in
 
 
 def copy_of(network: nn.Module) -> nn.Module:

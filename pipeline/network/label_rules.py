@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pipeline.network.channel_labels import NOBODY, ChannelLabels, varying
+from pipeline.network.nested_tensors import tensors_in
 
 RESHAPES = frozenset({"view", "_unsafe_view", "_reshape_alias", "reshape"})
 
@@ -104,17 +105,6 @@ class Operation:
                     return self.args[place]
                 return self.kwargs.get(name, argument.default_value)
         return default
-
-
-def tensors_in(value: object) -> Iterator[Tensor]:
-    """The tensors in a value, however deep."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, (list, tuple)):
-        for part in value:
-            yield from tensors_in(part)
-    elif isinstance(value, Mapping):
-        yield from tensors_in(tuple(value.values()))
 
 
 def labels_after(labels: ChannelLabels, operation: Operation) -> list[Tensor | None]:

@@ -10,7 +10,7 @@ from exporters.graph.open import checked_onnx
 from pipeline.data.digest import file_digest
 from pipeline.release.terms import Terms
 from profiles.budget import Budget
-from profiles.errors import IntegrityError
+from profiles.errors import IntegrityError, reading_error
 from profiles.measurement import CallTimes, EngineEvidence, Measurement
 from profiles.spec import Spec, read_spec
 
@@ -51,7 +51,11 @@ def _contradictions(folder: Path, terms: Terms, measurement: Measurement) -> Ite
     yield from _of_file(folder / terms.engine, shipped)
     yield from _of_file(folder / terms.dense, dense)
     model = folder / "model.onnx"  # as its manifest says: it may be a hard link
-    cost = count(checked_onnx(model.read_bytes(), model))
+    try:
+        raw = model.read_bytes()
+    except OSError as error:
+        raise reading_error(model, error) from error
+    cost = count(checked_onnx(raw, model))
     if (shipped.macs, shipped.parameters) != (cost.macs, cost.parameters):
         yield (
             f"{shipped.macs} MACs and {shipped.parameters} parameters are told, model.onnx has "

@@ -285,6 +285,12 @@ def test_a_budget_that_the_recipe_does_not_hold_is_refused(
     )
 
 
+def test_a_bundle_whose_manifest_never_had_a_model_is_told_so(released: Project) -> None:
+    (released.bundle / "model.onnx").unlink()
+    rewrite_in_bundle(released.bundle, "report.md", "the same")
+    released.slimgate("gate", released.bundle).says(2, "model.onnx: cannot be read")
+
+
 def test_an_engine_put_in_the_place_of_the_dense_one_is_refused(released: Project) -> None:
     raw = (released.bundle / "engine.onnx").read_bytes()
     (released.bundle / "dense.onnx").write_bytes(raw)

@@ -163,7 +163,8 @@ def test_no_cost_may_be_zero(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("name", ["macs_ratio", "top1_drop"])
 @pytest.mark.parametrize("value", ["1", "1.0", "1.5", "70"])
 def test_a_fraction_is_below_one(tmp_path: Path, name: str, value: str) -> None:
-    with pytest.raises(ConfigError, match=f"{name}: .*(less than 1|did you mean 0.7)"):
+    says = "did you mean 0.7" if (name, value) == ("macs_ratio", "70") else "less than 1"
+    with pytest.raises(ConfigError, match=f"{name}: .*{says}"):
         budget(tmp_path, f"{name} = {value}")
 
 

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.layers.torch_calls import RELU, Call, Function, Range, TorchCalls, tensors_in
+from pipeline.layers.torch_calls import RELU, Call, Function, Range, TorchCalls
+from pipeline.network.nested_tensors import tensors_in
 
 SIX: Range = (0.0, 6.0)
 
