@@ -58,38 +58,17 @@ class LatencyRun(Evidence):
     warm: bool
     """Whether the warm-up settled before its time limit."""
     conditions: tuple[Conditions, ...]
-    """Before loading, before timing, between rounds, and after."""
+    """Before loading, before timing, between rounds, and after the last."""
+    frame_conditions: tuple[Conditions, ...] = ()
+    """Before and after the calls at the frame interval; none counts as not known."""
+    energy_conditions: tuple[Conditions, ...] = ()
+    """Before and after the calls whose energy is counted; none counts as not known."""
 
     def is_whole(self) -> bool:
         """Whether all three are, with as many blocks, and conditions from before and after."""
         calls = (self.dense, self.control, self.shipped)
         same = all(c.is_whole() for c in calls) and len({len(c.blocks) for c in calls}) == 1
         return same and len(self.conditions) > 1
-
-    def others_cores(self) -> float | None:
-        """How many processors other processes kept busy meanwhile, on average.
-
-        None where the machine does not tell, and where its clock did not advance.
-        """
-        if len(self.conditions) < 2:
-            return None
-        first, last, elapsed_s = self.conditions[0], self.conditions[-1], self.elapsed_s()
-        if first.others_cpu_s is None or last.others_cpu_s is None or not 0 < elapsed_s < math.inf:
-            return None
-        return (last.others_cpu_s - first.others_cpu_s) / elapsed_s
-
-    def elapsed_s(self) -> float:
-        """Seconds between the first and the last look at the machine; 0 without two looks."""
-        return self.conditions[-1].at_s - self.conditions[0].at_s if self.conditions else 0.0
-
-    def was_throttled(self) -> bool:
-        """Whether the clock was held down at any moment, as far as the machine tells."""
-        events = [look.throttle_events for look in self.conditions]
-        return any(look.throttled for look in self.conditions) or len(set(events)) > 1
-
-    def tells_throttling_alike(self) -> bool:
-        """Whether each look tells if the clock is held down, or none does."""
-        return len({look.throttled is None for look in self.conditions}) <= 1
 
 
 class StartRun(Evidence):

@@ -5,9 +5,13 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from profiles.looks import elapsed_s, others_cores, tells_throttling_alike, was_throttled
+from profiles.machine.conditions import Conditions
 from profiles.measurement import Clock, LatencyRun, Measurement, StartRun, time_ratio
 from profiles.statistics import are_counts, score_bounds
 
+Looks = Sequence[Conditions]
+"""Of one stretch of time, in order."""
 MIN_PROCESSES = 5
 """The fewest processes that bound a median: see `profiles.statistics.median_bounds`."""
 MIN_SAMPLES = {95: 59, 99: 299}
@@ -55,7 +59,11 @@ def percentile_of_frames(percentile: int) -> Requirement:
         counts = [len(run.frames_ns) for run in measurement.latency]
         if not all(counts):
             return "not measured at a fixed frame interval; set measure.frame_interval_ms"
-        return _wall_time_fault(measurement) or _too_few_calls(sum(counts), percentile)
+        return (
+            _wall_time_fault(measurement)
+            or _fault_meanwhile([run.frame_conditions for run in measurement.latency], measurement)
+            or _too_few_calls(sum(counts), percentile)
+        )
 
     return Requirement(fault, calls_in_all=MIN_SAMPLES[percentile])
 
@@ -70,10 +78,9 @@ def _time_fault(measurement: Measurement) -> str:
         return "samples are missing; measure again"
     if not all(run.warm for run in runs):
         return "the warm-up did not settle; free the machine and measure again"
-    if any(run.was_throttled() for run in runs):
-        return "the processor was throttled; cool the device, check its power, measure again"
-    if not all(run.tells_throttling_alike() for run in runs):
-        return "the machine told only at times whether it was throttled; measure again"
+    throttling = _throttling_fault([run.conditions for run in runs])
+    if throttling:
+        return throttling
     error = control_error(runs, measurement.clock)
     if not error <= MAX_CONTROL_ERROR:
         return (
@@ -92,26 +99,43 @@ def _clock_time_fault(measurement: Measurement) -> str:
     return _time_fault(measurement) or crowding
 
 
+def _throttling_fault(stretches: Sequence[Looks]) -> str:
+    if any(was_throttled(looks) for looks in stretches):
+        return "the processor was throttled; cool the device, check its power, measure again"
+    if not all(tells_throttling_alike(looks) for looks in stretches):
+        return "the machine told only at times whether it was throttled; measure again"
+    return ""
+
+
+def _fault_meanwhile(stretches: Sequence[Looks], measurement: Measurement) -> str:
+    """What is wrong with the machine during calls other than those that are timed interleaved."""
+    return _throttling_fault(stretches) or _crowding_fault_of(stretches, measurement)
+
+
 def _crowding_fault(measurement: Measurement) -> str:
+    return _crowding_fault_of([run.conditions for run in measurement.latency], measurement)
+
+
+def _crowding_fault_of(stretches: Sequence[Looks], measurement: Measurement) -> str:
     """Whether there was more to do than processors to do it: wall times then hold waiting.
 
     A machine that does not tell may have been crowded.
     """
-    if not measurement.latency:
+    if not stretches:
         return "no process was timed, so the load of other processes is unknown; measure again"
-    faults = (_crowding_fault_of_run(run, measurement) for run in measurement.latency)
+    faults = (_crowding_fault_meanwhile(looks, measurement) for looks in stretches)
     return next(filter(None, faults), "")
 
 
-def _crowding_fault_of_run(run: LatencyRun, measurement: Measurement) -> str:
-    if len(run.conditions) < 2:
+def _crowding_fault_meanwhile(looks: Looks, measurement: Measurement) -> str:
+    if len(looks) < 2:
         return "the machine's load was not read before and after the calls; measure again"
-    if not 0 < run.elapsed_s() < math.inf:
+    if not 0 < elapsed_s(looks) < math.inf:
         return (
             "the machine's clock did not advance, so the load of other processes is unknown; "
             "measure again"
         )
-    others, cores = run.others_cores(), measurement.host.cores
+    others, cores = others_cores(looks), measurement.host.cores
     # Kernels sample CPU time by ticks, so what others used may come out a little below zero.
     least = -SPARE_CORES * measurement.threads
     if others is None or not math.isfinite(others) or others < least:
@@ -146,7 +170,9 @@ def _energy_fault(measurement: Measurement) -> str:
             "the machine counts no energy, or not for this user (RAPL is for root alone), "
             "or a counter stopped answering; check the counters and measure again"
         )
-    return _wall_time_fault(measurement)
+    return _wall_time_fault(measurement) or _fault_meanwhile(
+        [run.energy_conditions for run in measurement.latency], measurement
+    )
 
 
 def _start_time_fault(measurement: Measurement) -> str:

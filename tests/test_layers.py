@@ -9,7 +9,7 @@ from rooms import ROOT, circles, file_arrows, imports, levels, room_arrows
 ORDER = """
 profiles profiles.errors profiles.statistics
 profiles.machine profiles.spec
-profiles.budget profiles.host profiles.plugins
+profiles.budget profiles.host profiles.looks profiles.plugins
 profiles.device profiles.measurement profiles.waiver
 profiles.figures profiles.requirements
 profiles.limits

@@ -15,6 +15,7 @@ from pipeline.measure.places import Place, ThisMachine
 from pipeline.measure.sessions import EnginePair, Measure, Timing, time_engines
 from profiles.device import DEFAULT_ENGINE, EngineOptions
 from profiles.errors import StageError
+from profiles.looks import others_cores
 from profiles.measurement import time_ratio, wall_ms
 from profiles.requirements import MAX_CONTROL_ERROR, control_error
 from profiles.statistics import Interval
@@ -57,7 +58,7 @@ def timed_alike(place: Place, engine: EngineFile, settings: Measure) -> SelfTest
     """Time an engine against itself at a place."""
     timing = Timing(settings, batch=1, clock="cpu", least_calls=12)
     runs = time_engines(place, EnginePair(engine, engine), timing)
-    others = [cores for run in runs if (cores := run.others_cores()) is not None]
+    others = [cores for run in runs if (cores := others_cores(run.conditions)) is not None]
     return SelfTest(
         time_ratio([run.shipped for run in runs], [run.dense for run in runs], "cpu"),
         control_error(runs, "cpu"),

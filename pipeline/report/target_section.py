@@ -14,6 +14,7 @@ from pipeline.report.text import comparison, slowest_rows
 from pipeline.store.reports import Baseline, PruneReport
 from profiles.gate import Check
 from profiles.limits import LIMITS, limit_of
+from profiles.looks import others_cores, was_throttled
 from profiles.machine.conditions import Conditions
 from profiles.measurement import Measurement, energy_mj, top1_drop
 from profiles.requirements import MAX_CONTROL_ERROR, control_error
@@ -195,7 +196,7 @@ def _energy(measurement: Measurement) -> str:
 
 
 def _conditions(measurement: Measurement) -> tuple[tuple[str, str, str, str], ...]:
-    others = [run.others_cores() for run in measurement.latency]
+    others = [others_cores(run.conditions) for run in measurement.latency]
     return (
         _spread("load, 1 minute", measurement, lambda look: look.load_1min),
         _least_to_most("processors kept busy by other processes", others),
@@ -225,7 +226,7 @@ def _condition_notes(measurement: Measurement) -> tuple[str, ...]:
         return ("No times were measured, so no conditions either.",)
     throttled = [look.throttled for look in looks if look.throttled is not None]
     events = any(look.throttle_events is not None for look in looks)
-    slowed = sum(run.was_throttled() for run in measurement.latency)
+    slowed = sum(was_throttled(run.conditions) for run in measurement.latency)
     governors = sorted({look.governor for look in looks if look.governor is not None})
     control = control_error(measurement.latency, measurement.clock)
     processes = f"in {slowed} of {len(measurement.latency)} processes"

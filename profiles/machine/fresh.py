@@ -10,7 +10,7 @@ import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from profiles.machine.conditions import conditions
+from profiles.machine.conditions import Conditions, conditions
 from profiles.machine.energy import energy_per_call_mj
 from profiles.machine.latency import interleave, paced, warm_up
 from profiles.machine.memory import reset_peak, resident
@@ -56,14 +56,21 @@ def time_engines(
     frames: tuple[int, ...] = ()
     if frame_interval_ms is not None:
         frames = paced(calls["shipped"], frame_interval_ms / 1e3, least_samples)
+    after_frames = conditions()
     energy_mj = energy_per_call_mj(calls["shipped"], ENERGY_S) if "shipped" in calls else None
     return {
         **{name: asdict(timed[place]) for place, name in enumerate(calls)},
         "frames_ns": frames,
         "energy_mj": energy_mj,
         "warm": all(warm),
-        "conditions": [asdict(found) for found in looks],
+        "conditions": _told(*looks),
+        "frame_conditions": _told(looks[-1], after_frames) if frames else [],
+        "energy_conditions": _told(after_frames, conditions()),
     }
+
+
+def _told(*looks: Conditions) -> list[dict[str, object]]:
+    return [asdict(look) for look in looks]
 
 
 def start_engine(load: Load) -> dict[str, object]:

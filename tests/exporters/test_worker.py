@@ -15,6 +15,7 @@ from exporters.engines.ort import Ort
 from exporters.exporter import Source
 from exporters.worker import EngineFile, Job, LatencyJob, StartJob
 from profiles.device import EngineOptions
+from profiles.looks import elapsed_s
 from profiles.measurement import LatencyRun, StartRun
 
 WORKER = ("-P", "-m", "exporters.worker")
@@ -74,8 +75,11 @@ def test_a_latency_job_gives_whole_samples_of_every_engine(engine: Path) -> None
 
 
 def test_frames_are_timed_where_they_are_asked_for(engine: Path) -> None:
-    done = work(clock(engine, frame_interval_ms=2))
-    assert len(LatencyRun.model_validate_json(done.stdout).frames_ns) == 12
+    found = LatencyRun.model_validate_json(work(clock(engine, frame_interval_ms=2)).stdout)
+    assert len(found.frames_ns) == 12
+    assert elapsed_s(found.frame_conditions) >= 11 * 2e-3
+    assert elapsed_s(found.energy_conditions) > 0
+    assert found.frame_conditions[0] == found.conditions[-1]
     assert LatencyRun.model_validate_json(work(clock(engine)).stdout).frames_ns == ()
 
 

@@ -55,6 +55,8 @@ def run(shipped_ms: float = 2.0, control_ms: float = 4.0) -> LatencyRun:
         energy_mj=10 * shipped_ms,
         warm=True,
         conditions=(look(0), look(2)),
+        frame_conditions=(look(2), look(4)),
+        energy_conditions=(look(4), look(5)),
     )
 
 

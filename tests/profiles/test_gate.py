@@ -8,16 +8,12 @@ from itertools import combinations
 import pytest
 from known_measurement import (
     DEVICE,
-    FRAMES,
     LOOSE,
     METRICS,
-    RATIOS,
-    WALLS,
     calls,
     loose,
     measurement,
     run,
-    weighed,
 )
 from measurement_faults import (
     ALL,
@@ -28,10 +24,7 @@ from measurement_faults import (
     at_limit,
     bound,
     changed,
-    crowded,
-    load,
     over,
-    stopped,
 )
 
 from profiles.device import Identity
@@ -211,60 +204,6 @@ def test_a_ratio_of_tails_needs_the_calls_in_every_process() -> None:
     for blocks, status in (((30, 29), "pass"), ((30, 28), "inconclusive")):
         runs = [shortened(blocks, 60), *[run()] * 4]
         assert loose("latency_p95_ratio").timed(runs).check().status == status
-
-
-def test_other_processes_void_wall_times_and_leave_ratios_of_cpu_time() -> None:
-    for metric in (*WALLS, *FRAMES, "first_inference_ms"):
-        assert loose(metric).timed([crowded()] * 5).check().status == "inconclusive"
-    for metric in RATIOS:
-        assert loose(metric).timed([crowded()] * 5).check().status == "pass"
-
-
-@pytest.mark.parametrize("metric", [*WALLS, *FRAMES, "first_inference_ms"])
-def test_wall_times_of_a_machine_that_does_not_tell_its_load_count_for_nothing(
-    metric: str,
-) -> None:
-    check = loose(metric).timed([load(None, None)] * 5).check()
-    assert check.status == "inconclusive"
-    assert "(Linux) did not tell the CPU time of other processes" in check.reason
-    check = loose(metric).timed([stopped(0)] * 5).check()
-    assert check.status == "inconclusive"
-    assert "clock did not advance" in check.reason
-
-
-def test_ratios_of_cpu_time_need_no_word_on_the_load() -> None:
-    for metric in RATIOS:
-        assert loose(metric).timed([load(None, None)] * 5).check().status == "pass"
-
-
-def test_a_slow_start_on_a_crowded_machine_does_not_fail() -> None:
-    slow = loose("first_inference_ms").weighed([weighed(load_ms=100)] * 5)
-    assert slow.check().status == "fail"
-    assert slow.timed([crowded()] * 5).check().status == "inconclusive"
-
-
-def test_load_a_little_below_zero_is_an_error_of_ticks() -> None:
-    assert loose("latency_p50_ms").timed([load(9, 8.9)] * 5).check().status == "pass"
-
-
-def test_ratios_of_a_device_with_threads_are_wall_time_that_others_void() -> None:
-    threads = DEVICE.model_copy(update={"threads": 4})
-    found = measurement().model_copy(
-        update={
-            "threads": 4,
-            "clock": "wall",
-            "host": measurement().host.model_copy(update={"cores": 4}),
-        }
-    )
-    case = replace(
-        loose("latency_p50_ratio").limited("latency_p50_ratio", 0.8),
-        measurement=found,
-        device=threads,
-    )
-    assert case.check().measured == pytest.approx(4 / 5)
-    assert case.check().status == "pass"
-    assert case.timed([crowded()] * 5).check().status == "inconclusive"
-    assert case.timed([load(None, None)] * 5).check().status == "inconclusive"
 
 
 def test_a_process_is_one_sample_however_many_calls_it_made() -> None:

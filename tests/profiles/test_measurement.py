@@ -1,13 +1,12 @@
 """Raw samples: what they are read back as, and the figures that follow from them."""
 
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from known_measurement import MS, calls, engine, look, measurement, run, weighed
+from known_measurement import MS, calls, engine, measurement, run, weighed
 from pydantic import ValidationError
 
 from profiles.measurement import (
@@ -204,23 +203,6 @@ def test_throughput_counts_samples_and_not_calls() -> None:
 def test_the_first_inference_is_loading_and_one_call() -> None:
     found = first_inference_ms([weighed(load_ms=ms) for ms in (8, 9, 10, 11, 12)])
     assert (found.lower, found.measured, found.upper) == (10, 12, 14)
-
-
-def test_other_processes_are_told_apart_from_this_one_by_their_cpu_time() -> None:
-    assert run().others_cores() == 0
-    busy = run().model_copy(update={"conditions": (look(0, 9), look(4, 15))})
-    assert busy.others_cores() == pytest.approx(1.5)
-    for at_s in (0, -1, math.nan, math.inf):
-        stopped = run().model_copy(update={"conditions": (look(0), look(at_s))})
-        assert stopped.others_cores() is None
-
-
-def test_a_clock_held_down_at_any_moment_is_noticed() -> None:
-    assert not run().was_throttled()
-    counted = (look(0), look(1, throttle_events=4), look(2, throttle_events=4))
-    held = (look(0), replace(look(1), throttled=True), look(2))
-    for conditions in (counted, held):
-        assert run().model_copy(update={"conditions": conditions}).was_throttled()
 
 
 @pytest.mark.parametrize("counted", [None, 0.0, -1.0, math.nan])
