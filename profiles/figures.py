@@ -13,9 +13,12 @@ from profiles.measurement import (
     Measurement,
     cpu_ms,
     first_inference_ms,
+    first_inference_ms_of_each,
     peak_mib,
+    peak_mib_of_each,
     throughput_per_s,
     wall_ms,
+    wall_ms_of_each,
 )
 from profiles.statistics import Interval, exact, median_bounds, score_bounds
 
@@ -28,6 +31,10 @@ class EngineSamples:
     calls: Sequence[CallTimes]
     """The timed calls of each process."""
     batch: int
+
+
+OfEach = Callable[[EngineSamples], Sequence[float]]
+"""A figure of each process alone, in the order in which they ran."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +51,8 @@ class Figure:
     """The decimals that people read."""
     scale: float = 1.0
     """The factor from the unit of the name to the unit that people read."""
+    of_each: OfEach | None = None
+    """None of what is counted, and of what no release is held to the last one by."""
 
 
 def dense_samples(measurement: Measurement) -> EngineSamples:
@@ -77,8 +86,18 @@ FIGURES: Mapping[str, Figure] = {
         Figure("flops", "MFLOPs", lambda s: exact(2 * s.engine.macs), scale=1e-6),
         Figure("parameters", "parameters", lambda s: exact(s.engine.parameters), decimals=0),
         Figure("engine_size_mib", "engine, MiB", lambda s: exact(s.engine.size_bytes / MIB)),
-        Figure("latency_p50_ms", "p50 wall, ms", lambda s: wall_ms(s.calls, 50)),
-        Figure("latency_p95_ms", "p95 wall, ms", lambda s: wall_ms(s.calls, 95)),
+        Figure(
+            "latency_p50_ms",
+            "p50 wall, ms",
+            lambda s: wall_ms(s.calls, 50),
+            of_each=lambda s: wall_ms_of_each(s.calls, 50),
+        ),
+        Figure(
+            "latency_p95_ms",
+            "p95 wall, ms",
+            lambda s: wall_ms(s.calls, 95),
+            of_each=lambda s: wall_ms_of_each(s.calls, 95),
+        ),
         Figure("latency_p99_ms", "p99 wall, ms", lambda s: wall_ms(s.calls, 99)),
         Figure("cpu_p50_ms", "p50 CPU, ms", lambda s: cpu_ms(s.calls, 50)),
         Figure(
@@ -92,9 +111,14 @@ FIGURES: Mapping[str, Figure] = {
             "first inference, ms",
             lambda s: first_inference_ms(s.engine.starts),
             decimals=2,
+            of_each=lambda s: first_inference_ms_of_each(s.engine.starts),
         ),
         Figure(
-            "peak_memory_mib", "peak memory, MiB", lambda s: peak_mib(s.engine.starts), decimals=2
+            "peak_memory_mib",
+            "peak memory, MiB",
+            lambda s: peak_mib(s.engine.starts),
+            decimals=2,
+            of_each=lambda s: peak_mib_of_each(s.engine.starts),
         ),
         Figure("steady_memory_mib", "steady memory, MiB", _steady_mib, decimals=2),
     )

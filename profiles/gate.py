@@ -56,16 +56,6 @@ class EngineForDevice:
     device: DeviceProfile
 
 
-@dataclass(frozen=True)
-class _Evidence:
-    """What a measurement says of one limit."""
-
-    limit: Limit
-    figure: Interval
-    fault: str
-    """Why the figure counts for nothing; empty where it counts."""
-
-
 def worst(outcomes: Sequence[Outcome]) -> Outcome:
     """The outcome of several verdicts together; none at all is no evidence."""
     if "fail" in outcomes:
@@ -85,19 +75,35 @@ def judge(
     engine whose outputs were never compared with its network's. An accepted waiver raises a limit,
     never more.
     """
-    mismatch = _mismatch(measurement, engine)
+    mismatch = no_evidence(measurement, engine)
     checks = []
-    for name, limit in budget.limits().items():
-        evidence = _evidence(LIMITS[name], measurement, mismatch or _not_measured(name, engine))
-        check = _check(evidence, limit)
+    for name, most in budget.limits().items():
+        limit = LIMITS[name]
+        figure = limit.estimate(measurement)
+        fault = mismatch or _not_measured(name, engine) or limit.requirement.fault(measurement)
+        check = check_figure(limit, figure, most, fault)
         for waiver in accepted.waivers:
             if check.status != "pass" and waiver.names(name, engine.device_name, engine.sha256):
-                check = _waived(check, waiver, evidence, accepted.today)
+                raised = check_figure(limit, figure, waiver.limit, fault)
+                check = _waived(check, raised, waiver, accepted.today)
         checks.append(check)
     return Verdict(tuple(checks))
 
 
-def _mismatch(measurement: Measurement, engine: EngineForDevice) -> str:
+def check_figure(limit: Limit, figure: Interval, most: float, fault: str) -> Check:
+    """Judge one figure by `most`, which is the least where the limit is a minimum.
+
+    `fault` says why the figure counts for nothing; empty where it counts.
+    """
+    status, reason = _status(figure, most, limit.is_minimum)
+    if not fault and any(math.isnan(f) for f in (figure.measured, figure.lower, figure.upper)):
+        fault = "no usable figure; measure again"
+    if fault:
+        status, reason = "inconclusive", fault
+    return Check(limit.name, figure.measured, figure.lower, figure.upper, most, status, reason)
+
+
+def no_evidence(measurement: Measurement, engine: EngineForDevice) -> str:
     """Why the measurement is no evidence on this engine and device; empty where it is."""
     device = engine.device
     if measurement.shipped.sha256 != engine.sha256:
@@ -125,23 +131,6 @@ def _not_measured(name: str, engine: EngineForDevice) -> str:
     return ""
 
 
-def _evidence(limit: Limit, measurement: Measurement, mismatch: str) -> _Evidence:
-    figure = limit.estimate(measurement)
-    fault = mismatch or limit.requirement.fault(measurement)
-    if not fault and any(math.isnan(f) for f in (figure.measured, figure.lower, figure.upper)):
-        fault = "no usable figure; measure again"
-    return _Evidence(limit, figure, fault)
-
-
-def _check(evidence: _Evidence, limit: float) -> Check:
-    figure = evidence.figure
-    status, reason = _status(figure, limit, evidence.limit.is_minimum)
-    if evidence.fault:
-        status, reason = "inconclusive", evidence.fault
-    name = evidence.limit.name
-    return Check(name, figure.measured, figure.lower, figure.upper, limit, status, reason)
-
-
 def _status(figure: Interval, limit: float, is_minimum: bool) -> tuple[Status, str]:
     if is_minimum:
         mirrored = Interval(-figure.measured, -figure.upper, -figure.lower)
@@ -154,11 +143,11 @@ def _status(figure: Interval, limit: float, is_minimum: bool) -> tuple[Status, s
     return "inconclusive", "the limit lies inside the interval; more samples narrow it"
 
 
-def _waived(check: Check, waiver: Waiver, evidence: _Evidence, today: date) -> Check:
-    """The check under the waiver's limit; what is not within that either stays as it is."""
+def _waived(check: Check, raised: Check, waiver: Waiver, today: date) -> Check:
+    """`raised`, the check under the waiver's limit, where it passes; else `check` and why not."""
     if waiver.expires < today:
         return replace(check, reason=f"{check.reason}; its waiver expired on {waiver.expires}")
-    if _check(evidence, waiver.limit).status != "pass":
+    if raised.status != "pass":
         return replace(check, reason=f"{check.reason}; its waiver goes up to {waiver.limit:.6g}")
     reason = f"{check.reason}; waived until {waiver.expires} by {waiver.signed_off_by}: "
     return replace(check, status="waived", reason=reason + waiver.reason)

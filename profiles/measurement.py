@@ -129,8 +129,13 @@ def wall_ms(calls: Sequence[CallTimes], percentile: float) -> Interval:
     From p95 on also over the calls, all processes' together, by order statistics: the wider bound
     counts on either side.
     """
-    own = [_percentile(c.wall_ns, percentile) / NS_PER_MS for c in calls]
+    own = wall_ms_of_each(calls, percentile)
     return _tail(median_bounds(own), [c.wall_ns for c in calls], percentile)
+
+
+def wall_ms_of_each(calls: Sequence[CallTimes], percentile: float) -> list[float]:
+    """The percentile of each process's wall times, ms."""
+    return [_percentile(c.wall_ns, percentile) / NS_PER_MS for c in calls]
 
 
 def cpu_ms(calls: Sequence[CallTimes], percentile: float) -> Interval:
@@ -173,14 +178,24 @@ def peak_mib(starts: Sequence[StartRun]) -> Interval:
     """What loading and running adds to a process, MiB: the worst run, and 5 % for the next one."""
     if not starts:
         return exact(float("nan"))
-    added = [run.peak_mib - run.baseline_mib for run in starts]
+    added = peak_mib_of_each(starts)
     # numpy's max and min keep NaN, which Python's lose.
     return Interval(float(np.max(added)), float(np.min(added)), 1.05 * float(np.max(added)))
 
 
+def peak_mib_of_each(starts: Sequence[StartRun]) -> list[float]:
+    """What loading and running adds to each process, MiB."""
+    return [run.peak_mib - run.baseline_mib for run in starts]
+
+
 def first_inference_ms(starts: Sequence[StartRun]) -> Interval:
     """From the file to the first answer: loading and the first call, over the processes."""
-    return median_bounds([run.load_ms + run.first_ms for run in starts])
+    return median_bounds(first_inference_ms_of_each(starts))
+
+
+def first_inference_ms_of_each(starts: Sequence[StartRun]) -> list[float]:
+    """From the file to the first answer of each process, ms."""
+    return [run.load_ms + run.first_ms for run in starts]
 
 
 def energy_mj(runs: Sequence[LatencyRun]) -> Interval:

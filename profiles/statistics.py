@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 from scipy.special import bdtr, betaincinv, ndtri, stdtrit
 
 CONFIDENCE = 0.95
@@ -65,6 +66,40 @@ def quantile_bounds(values: Sequence[float], quantile: float) -> Interval:
     upper = float(ordered[count - above]) if above else math.inf
     lower = float(ordered[below - 1]) if below else -math.inf
     return Interval(float(np.quantile(ordered, quantile)), lower, upper)
+
+
+def growth_bounds(after: npt.NDArray[np.float64], before: npt.NDArray[np.float64]) -> Interval:
+    """How many times as large the values [n] of `after` are as those [m] of `before`, all above 0.
+
+    The median of the ratios of all pairs, with Mann and Whitney's bounds (Hodges and Lehmann,
+    Annals of Mathematical Statistics 34, 1963, 598-611): they hold for any distribution that only
+    grew or shrank. NaN for values that are not above 0 or not finite, and without any.
+    """
+    both = np.concatenate([after, before])
+    if not (after.size and before.size and np.isfinite(both).all() and (both > 0).all()):
+        return Interval(math.nan, math.nan, math.nan)
+    ratios = np.sort(np.divide.outer(after, before).ravel())
+    outside = _rank_sum_misses(len(after), len(before))
+    measured = float(np.median(ratios))
+    if not outside:
+        return Interval(measured, 0.0, math.inf)
+    return Interval(measured, float(ratios[outside - 1]), float(ratios[-outside]))
+
+
+def _rank_sum_misses(first: int, second: int) -> int:
+    """The largest k with P(U < k) <= 1 - CONFIDENCE, U being Mann and Whitney's of as many values.
+
+    Counts the orders of both by what the last of them adds to U (Mann and Whitney, Annals of
+    Mathematical Statistics 18, 1947, 50-60).
+    """
+    size = first * second + 1
+    ways = [np.eye(1, size)[0] for _ in range(second + 1)]
+    for _ in range(first):
+        for other in range(1, second + 1):
+            shifted = np.concatenate([np.zeros(other), ways[other][: size - other]])
+            ways[other] = shifted + ways[other - 1]
+    chances = np.cumsum(ways[second]) / np.sum(ways[second])
+    return int(np.sum(chances <= 1 - CONFIDENCE))
 
 
 def _misses(count: int, chance: float) -> int:

@@ -24,9 +24,9 @@ class GateOptions:
     tolerance: Annotated[
         float,
         typer.Option(
-            help="How much worse a figure may be than in the --against bundle (0.02 = 2 %)."
+            help="How much worse a figure may be than in the --against bundle (0.04 = 4 %)."
         ),
-    ] = 0.02
+    ] = 0.04
     top1_drop: Annotated[
         float, typer.Option(help="Largest accuracy loss against that bundle (0.01 = 1 point).")
     ] = 0.01

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from exporters.worker import EngineFile
 from pipeline.data.digest import file_digest
@@ -15,7 +15,7 @@ from pipeline.measure.sessions import (
     Scores,
     engine_file,
     score_engine,
-    start_engine,
+    start_engines,
     time_engines,
     timing_of,
 )
@@ -66,21 +66,20 @@ def measure(place: Place, settings: Measure, task: Task, candidate: Candidate) -
         for name, one in engines.items()
         if not one.unverified
     }
+    starts: Mapping[str, tuple[StartRun, ...]] = {}
+    layers_ms: Mapping[str, Mapping[str, float]] = {}
+    runs: tuple[LatencyRun, ...] = ()
+    if not mismatch and scores.keys() == engines.keys():
+        pair = EnginePair(engines["dense"].file, engines["shipped"].file)
+        log.info("measure %s: memory and first inference ...", target.name)
+        starts = dict(zip(engines, start_engines(place, pair, device.batch, settings), strict=True))
+        layers_ms = {name: place.layers_ms(one.file, device.batch) for name, one in engines.items()}
+        log.info("measure %s: latency in %d processes ...", target.name, settings.processes)
+        runs = time_engines(place, pair, timing_of(device, target.budget, settings))
     before, after = (
-        _evidence(
-            one,
-            scores.get(name),
-            _on_device(place, settings, target, one)
-            if name in scores and not mismatch
-            else _OnDevice(),
-        )
+        _evidence(one, scores.get(name), starts.get(name, ()), layers_ms.get(name, {}))
         for name, one in engines.items()
     )
-    runs: tuple[LatencyRun, ...] = ()
-    if not (mismatch or before.unverified or after.unverified):
-        log.info("measure %s: latency in %d processes ...", target.name, settings.processes)
-        pair = EnginePair(engines["dense"].file, engines["shipped"].file)
-        runs = time_engines(place, pair, timing_of(device, target.budget, settings))
     return Measurement(
         device=target.name,
         host=host,
@@ -107,25 +106,11 @@ def _compared_engine(
     return ComparedEngine(engine, file, parity.error, "")
 
 
-@dataclass(frozen=True)
-class _OnDevice:
-    """What only the device itself tells of an engine."""
-
-    starts: tuple[StartRun, ...] = ()
-    layers_ms: Mapping[str, float] = field(default_factory=dict)
-
-
-def _on_device(
-    place: Place, settings: Measure, target: ResolvedTarget, compared: ComparedEngine
-) -> _OnDevice:
-    batch = target.device.batch
-    return _OnDevice(
-        start_engine(place, compared.file, batch, settings), place.layers_ms(compared.file, batch)
-    )
-
-
 def _evidence(
-    compared: ComparedEngine, scores: Scores | None, on_device: _OnDevice
+    compared: ComparedEngine,
+    scores: Scores | None,
+    starts: tuple[StartRun, ...],
+    layers_ms: Mapping[str, float],
 ) -> EngineEvidence:
     exported, path = compared.engine.source.report(), compared.engine.path
     return EngineEvidence(
@@ -137,6 +122,6 @@ def _evidence(
         parameters=exported.parameters,
         scores=scores.values if scores else (),
         samples_sha256=scores.samples_sha256 if scores else "",
-        starts=on_device.starts,
-        layers_ms=dict(on_device.layers_ms),
+        starts=starts,
+        layers_ms=dict(layers_ms),
     )

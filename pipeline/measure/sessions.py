@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import random
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +42,8 @@ SESSIONS = 3
 is reported as it is.
 """
 EVALUATION_BATCH = 64
+STARTS_S = 60.0
+"""After as long a measurement starts engines no more often than bounds need it."""
 
 
 class Measure(Spec):
@@ -52,8 +55,9 @@ class Measure(Spec):
     """
     seconds: PositiveFloat = 2.0
     """Timed seconds in each process, shared by the engines it compares."""
-    starts: PositiveInt = Field(default=MIN_PROCESSES, ge=MIN_STARTS)
-    """Fresh processes that load each engine, for memory and the first inference."""
+    starts: PositiveInt = Field(default=20, ge=MIN_STARTS)
+    """Fresh processes that load each engine, for memory and the first inference; fewer, though at
+    least 5, where they take more than a minute."""
     frame_interval_ms: PositiveFloat | None = None
     """The pace of further calls, as a camera would make them; None for none."""
 
@@ -125,12 +129,25 @@ def time_engines(place: Place, engines: EnginePair, timing: Timing) -> tuple[Lat
     return runs
 
 
-def start_engine(
-    place: Place, engine: EngineFile, batch: int, settings: Measure
-) -> tuple[StartRun, ...]:
-    """Memory and first inference of fresh processes that load and run one engine."""
-    job = Job(start=StartJob(engine=engine, batch=batch))
-    return tuple(_answer(place, job, StartRun) for _ in range(settings.starts))
+def start_engines(
+    place: Place, engines: EnginePair, batch: int, settings: Measure
+) -> tuple[tuple[StartRun, ...], tuple[StartRun, ...]]:
+    """Memory and first inference of fresh processes that load and run one engine.
+
+    Returns those of dense and of shipped, one of each in turn, so that both meet the same machine.
+    Where loading takes long there are fewer than `settings.starts`.
+    """
+    dense: list[StartRun] = []
+    shipped: list[StartRun] = []
+    end = time.perf_counter() + STARTS_S
+    for number in range(settings.starts):
+        if number >= MIN_PROCESSES and time.perf_counter() > end:
+            break
+        both = [(engines.dense, dense), (engines.shipped, shipped)]
+        for engine, runs in random.Random(number).sample(both, 2):
+            job = Job(start=StartJob(engine=engine, batch=batch))
+            runs.append(_answer(place, job, StartRun))
+    return tuple(dense), tuple(shipped)
 
 
 def score_engine(place: Place, engine: EngineFile, task: Task) -> Scores:

@@ -10,7 +10,7 @@ from pipeline.measure.sessions import (
     EnginePair,
     Measure,
     engine_file,
-    start_engine,
+    start_engines,
     time_engines,
     timing_of,
 )
@@ -44,8 +44,7 @@ def _remeasured(bundle: Path, target: Judged, settings: Measure) -> Judged:
         engine_file(bundle / terms.dense, device), engine_file(bundle / terms.engine, device)
     )
     with place_of(terms.ssh) as place:
-        dense_starts = start_engine(place, pair.dense, device.batch, settings)
-        starts = start_engine(place, pair.shipped, device.batch, settings)
+        dense_starts, starts = start_engines(place, pair, device.batch, settings)
         runs = time_engines(place, pair, timing_of(device, terms.budget, settings))
         host = place.host()
     outputs: dict[str, object] = {}

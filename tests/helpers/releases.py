@@ -163,6 +163,50 @@ def measurement(device: str = "camera", shipped_ms: float = 8.0) -> Measurement:
     )
 
 
+def scaled(
+    found: Measurement, dense: float = 1.0, shipped: float = 1.0, memory: float = 1.0
+) -> Measurement:
+    """The same samples, the times of either engine as many times as long.
+
+    `memory` is how many times as much the shipped engine takes.
+    """
+    runs = tuple(
+        run.model_copy(
+            update={
+                "dense": _longer(run.dense, dense),
+                "control": _longer(run.control, dense),
+                "shipped": _longer(run.shipped, shipped),
+            }
+        )
+        for run in found.latency
+    )
+    engines = {
+        name: engine.model_copy(
+            update={"starts": tuple(_heavier(run, times, peak) for run in engine.starts)}
+        )
+        for name, engine, times, peak in (
+            ("dense", found.dense, dense, 1.0),
+            ("shipped", found.shipped, shipped, memory),
+        )
+    }
+    return found.model_copy(update={**engines, "latency": runs})
+
+
+def _longer(times: CallTimes, factor: float) -> CallTimes:
+    wall, cpu = (tuple(int(factor * ns) for ns in clock) for clock in (times.wall_ns, times.cpu_ns))
+    return times.model_copy(update={"wall_ns": wall, "cpu_ns": cpu})
+
+
+def _heavier(run: StartRun, times: float, memory: float) -> StartRun:
+    return run.model_copy(
+        update={
+            "load_ms": times * run.load_ms,
+            "first_ms": times * run.first_ms,
+            "peak_mib": run.baseline_mib + memory * (run.peak_mib - run.baseline_mib),
+        }
+    )
+
+
 def judged(found: Measurement, budget: Budget = BUDGET, device: DeviceProfile = EDGE) -> Judged:
     """The verdict on it, as of the engine that was measured."""
     terms = Terms(

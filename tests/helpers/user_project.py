@@ -98,7 +98,7 @@ RECIPE: Mapping[str, Table] = {
     "prune": {"macs_ratio": 0.6, "multiple": 2, "samples": 32},
     "recover": {"samples": 32},
     "target": {"budget": {"macs_ratio": 0.7, "top1_drop": 0.99, "peak_memory_mib": 4096}},
-    "measure": {"processes": 5, "seconds": 0.02},
+    "measure": {"processes": 5, "seconds": 0.02, "starts": 5},
 }
 
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from functools import cache
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from profiles.statistics import (
     Interval,
     Z,
     exact,
+    growth_bounds,
     mean_bounds,
     median_bounds,
     paired_drop,
@@ -322,3 +324,40 @@ def test_the_samples_that_a_margin_needs_are_those_with_which_it_can_be_proven(
 
 def test_no_number_of_samples_proves_that_nothing_at_all_is_lost() -> None:
     assert samples_needed(0) is None
+
+
+@pytest.mark.parametrize(("first", "second"), [(3, 3), (5, 5), (8, 8), (4, 7), (20, 20)])
+def test_growth_is_bounded_where_mann_and_whitneys_test_no_longer_rejects(
+    first: int, second: int
+) -> None:
+    generator = np.random.default_rng(first)
+    after, before = generator.lognormal(size=first), generator.lognormal(size=second)
+    found = growth_bounds(after, before)
+
+    def rejects(ratio: float, tail: Literal["less", "greater"]) -> bool:
+        compared = scipy.stats.mannwhitneyu(after, before * ratio, alternative=tail, method="exact")
+        return bool(compared.pvalue <= 0.05)
+
+    assert rejects(found.lower / 1.001, "greater")
+    assert not rejects(found.lower * 1.001, "greater")
+    assert rejects(found.upper * 1.001, "less")
+    assert not rejects(found.upper / 1.001, "less")
+
+
+def test_the_growth_of_anything_beside_itself_is_one() -> None:
+    values = np.array([3.0, 1.0, 2.0, 5.0, 4.0])
+    found = growth_bounds(values, values)
+    assert found.measured == 1
+    assert found.lower == pytest.approx(1 / found.upper)
+
+
+@pytest.mark.parametrize("wrong", [[], [0.0], [-1.0], [math.nan], [math.inf]])
+def test_growth_of_values_that_are_none_is_unknown(wrong: list[float]) -> None:
+    whole = np.array([1.0, 2.0, 3.0])
+    for pair in ((np.array(wrong), whole), (whole, np.array(wrong))):
+        assert math.isnan(growth_bounds(*pair).measured)
+
+
+def test_too_few_values_leave_growth_unbounded() -> None:
+    found = growth_bounds(np.array([1.0, 2.0]), np.array([1.0, 2.0]))
+    assert (found.lower, found.upper) == (0, math.inf)
