@@ -4,6 +4,7 @@ import hashlib
 import logging
 import random
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -157,19 +158,20 @@ def score_engine(place: Place, engine: EngineFile, task: Task) -> Scores:
     return one score for each sample.
     """
     digest = hashlib.sha256()
-    targets: list[Targets] = []
+    asked: deque[Targets] = deque()
 
     def inputs() -> Iterator[FloatArray]:
         for batch, expected in batches(
             task.validation, range(len(task.validation)), EVALUATION_BATCH
         ):
             digest.update(np.ascontiguousarray(batch).tobytes())
-            targets.append(expected)
+            asked.append(expected)
             yield batch
 
     found: list[float] = []
-    for number, outputs in enumerate(place.outputs(engine, inputs())):
-        expected = targets[number]
+    labels: list[int] = []
+    for outputs in place.outputs(engine, inputs()):
+        expected = asked.popleft()
         check_labels(expected, outputs.shape[1])
         _check_finite(outputs, len(found), "output of the engine")
         with user_code("the metric"):
@@ -187,14 +189,15 @@ def score_engine(place: Place, engine: EngineFile, task: Task) -> Scores:
             )
         scores = scores.clip(0, 1)
         found += scores.tolist()
+        if expected.ndim == 1 and expected.dtype.kind in "iu":
+            labels += expected.tolist()
     if len(found) != len(task.validation):
         raise DeviceError(
             f"{place.name}: the engine gave outputs for {len(found)} of "
             f"{len(task.validation)} samples; run again"
         )
-    classes = all(expected.ndim == 1 and expected.dtype.kind in "iu" for expected in targets)
-    labels = tuple(int(label) for expected in targets for label in expected) if classes else ()
-    return Scores(tuple(found), digest.hexdigest(), labels)
+    are_classes = len(labels) == len(found)
+    return Scores(tuple(found), digest.hexdigest(), tuple(labels) if are_classes else ())
 
 
 def _noise(runs: Sequence[LatencyRun], error: float) -> str:
