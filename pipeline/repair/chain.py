@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.network.calibration import Calibration
+from pipeline.network.copies import set_state, state_of
 from pipeline.network.distance import Teacher, teacher_for_loss
 from pipeline.network.plan import PruningPlan
 from pipeline.network.run import outputs_of
@@ -35,12 +36,12 @@ def repair(
     before = distance_from(teacher, network, held)
     reports = []
     for recovery in chain:
-        state = {name: value.clone() for name, value in network.state_dict().items()}
+        state = state_of(network)
         remarks = recovery.recover(network, dense, plan, calibration)
         after = distance_from(teacher, network, held)
         kept = after < before
         if not kept:
-            network.load_state_dict(state)
+            set_state(network, state)
         reports.append(
             RecoveryReport(
                 name=name_of(recovery),

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pipeline.data.arrays import IntArray
 from pipeline.data.batches import augment, batches
+from pipeline.network.copies import set_state, state_of
 from pipeline.network.distance import Teacher
 from pipeline.network.run import loss_of, outputs_of
 from pipeline.task import Task
@@ -40,7 +41,7 @@ class TrainingPlan:
 def start_of(network: nn.Module, plan: TrainingPlan) -> Progress:
     """The state before any training: epoch 0."""
     score, distance = held_out_scores(network, plan)
-    state = _state_of(network)
+    state = state_of(network)
     average = state if plan.settings.ema else {}
     first = Epoch(epoch=0, loss=None, score=score, distance=distance)
     return Progress((first,), state, state, {}, average)
@@ -55,13 +56,13 @@ def train_epoch(network: nn.Module, plan: TrainingPlan, before: Progress) -> Pro
     settings, epoch = plan.settings, len(before.epochs)
     generator = np.random.default_rng([settings.seed, epoch])
     torch.manual_seed(settings.seed * 1_000_003 + epoch)
-    network.load_state_dict(before.network)
+    set_state(network, before.network)
     average = {name: value.clone() for name, value in before.average.items()}
     optimizer = make_optimizer(network, settings, before.moments)
     mean_loss = _take_steps(network, plan, epoch, optimizer, average, generator)
-    moments, trained = moments_of(optimizer, network), _state_of(network)
+    moments, trained = moments_of(optimizer, network), state_of(network)
     kept = average or trained
-    network.load_state_dict(kept)
+    set_state(network, kept)
     score, distance = held_out_scores(network, plan)
     now = Epoch(epoch=epoch, loss=mean_loss, score=score, distance=distance)
     epochs = (*before.epochs, now)
@@ -149,7 +150,3 @@ def _move_average(average: Mapping[str, Tensor], network: nn.Module, kept: float
             average[name].lerp_(value, 1 - kept)
         else:
             average[name].copy_(value)
-
-
-def _state_of(network: nn.Module) -> dict[str, Tensor]:
-    return {name: value.detach().clone() for name, value in network.state_dict().items()}

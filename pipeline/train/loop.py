@@ -4,6 +4,7 @@ import logging
 
 from torch import nn
 
+from pipeline.network.copies import set_state
 from pipeline.network.distance import teacher_for_task
 from pipeline.task import Task
 from pipeline.train.epoch import TrainingPlan, start_of, train_epoch
@@ -39,7 +40,7 @@ def train(
             progress = train_epoch(network, plan, progress)
             saved.save(progress)
             _log(progress.epochs[-1], settings.epochs)
-    network.load_state_dict(progress.best)
+    set_state(network, progress.best)
     return progress.epochs
 
 
