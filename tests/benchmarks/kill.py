@@ -44,6 +44,7 @@ macs_ratio = 0.5
 
 [measure]
 seconds = 0.1
+starts = 5
 """
 UNLIKE = {"MANIFEST.json", "measurement.json", "verdict.json", "report.md", "report.html"}
 """Files that hold times, which no two runs share."""

@@ -62,6 +62,7 @@ budget = { macs_ratio = 0.6, top1_drop = 0.99, peak_memory_mib = 4096 }
 [measure]
 processes = 5
 seconds = 0.02
+starts = 5
 """
 DEVICE = """
 description = "a board"
