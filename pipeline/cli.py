@@ -9,7 +9,7 @@ import sys
 import traceback
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Protocol, runtime_checkable
+from typing import Annotated, Protocol, TextIO, runtime_checkable
 
 import typer
 
@@ -24,7 +24,9 @@ from pipeline.commands.options import (
     Refresh,
     command_with,
 )
+from pipeline.commands.terminal import echo, message_handler
 from profiles.errors import ConfigError, SlimgateError, StageError
+from profiles.printable import printable
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -48,7 +50,7 @@ class UsageError(Protocol):
 
     exit_code: int
 
-    def show(self) -> None: ...
+    def show(self, file: TextIO) -> None: ...
 
 
 class Stopped(BaseException):
@@ -111,7 +113,7 @@ def plan(
     from pipeline.commands.plan import plan_json, plan_of, plan_text
 
     found = plan_of(recipe, cache, refresh or ())
-    typer.echo(plan_json(found) if as_json else plan_text(found, keys))
+    echo(plan_json(found) if as_json else plan_text(found, keys))
 
 
 @app.command()
@@ -190,7 +192,7 @@ def measure(
         from pipeline.commands import self_test as selftest
 
         found = selftest.self_test(Measure())
-        typer.echo(selftest.self_test_json(found) if as_json else selftest.text(found))
+        echo(selftest.self_test_json(found) if as_json else selftest.text(found))
         raise typer.Exit(0 if found.usable else 6)
     from pipeline.commands.verdict import exit_with_verdict
     from pipeline.release.remeasure import remeasure
@@ -214,8 +216,8 @@ def list_() -> None:
         "engines": "exporters.engines",
     }
     for kind, package in kinds.items():
-        typer.echo(f"{kind + ':':12} {', '.join(plugin_names(package))}")
-    typer.echo(f"{'devices:':12} {', '.join(device_names())}")
+        echo(f"{kind + ':':12} {', '.join(plugin_names(package))}")
+    echo(f"{'devices:':12} {', '.join(device_names())}")
 
 
 @app.command()
@@ -224,7 +226,7 @@ def doctor(as_json: Json = False) -> None:
     from pipeline.commands.doctor import examine, findings_json, findings_text
 
     findings = examine()
-    typer.echo(findings_json(findings) if as_json else findings_text(findings))
+    echo(findings_json(findings) if as_json else findings_text(findings))
     if any(finding.needed and not finding.ok for finding in findings):
         raise typer.Exit(3)
 
@@ -240,12 +242,12 @@ def init(
 
     example = resources.files("pipeline.commands") / "example"
     write_new(path, (example / "template.toml").read_text())
-    typer.echo(f"wrote {path}; edit it, then: slimgate run {path}")
+    echo(f"wrote {path}; edit it, then: slimgate run {path}")
 
 
 def main() -> None:
     """The console script: whatever happens becomes one message and a documented exit code."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.basicConfig(level=logging.WARNING, handlers=[message_handler(sys.stderr)])
     logging.getLogger("slimgate").setLevel(logging.INFO)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
@@ -275,7 +277,9 @@ def _exit_code() -> int:
         )
     except Exception as error:
         if isinstance(error, UsageError):
-            error.show()
+            words = io.StringIO()
+            error.show(words)
+            sys.stderr.write(printable(words.getvalue()))
             return error.exit_code
         return _print_error(_bug_report(error), StageError.exit_code)
     return code if isinstance(code, int) else 0
@@ -283,8 +287,8 @@ def _exit_code() -> int:
 
 def _print_error(message: str, exit_code: int) -> int:
     if os.environ.get("SLIMGATE_DEBUG"):
-        traceback.print_exc()
-    print(f"slimgate: {message}", file=sys.stderr)
+        print(printable(traceback.format_exc()), file=sys.stderr)
+    print(printable(f"slimgate: {message}"), file=sys.stderr)
     return exit_code
 
 

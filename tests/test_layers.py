@@ -7,7 +7,7 @@ import pytest
 from rooms import ROOT, circles, file_arrows, imports, levels, room_arrows
 
 ORDER = """
-profiles profiles.errors profiles.statistics
+profiles profiles.errors profiles.printable profiles.statistics
 profiles.machine profiles.spec
 profiles.budget profiles.host profiles.looks profiles.plugins
 profiles.device profiles.measurement profiles.waiver

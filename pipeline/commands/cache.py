@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline.commands.options import CacheDir, Json
+from pipeline.commands.terminal import echo
 from profiles.errors import ConfigError, IntegrityError, StageError
 
 if TYPE_CHECKING:
@@ -33,9 +34,9 @@ def list_(cache: CacheDir = None, as_json: Json = False) -> None:
         from pipeline.report.text import aligned
 
         head = ("key", "stage", "MiB", "made", "last used")
-        typer.echo(aligned([head, *(_cells(one) for one in stored)]))
+        echo(aligned([head, *(_cells(one) for one in stored)]))
     else:
-        typer.echo(f"{results.root}: no results")
+        echo(f"{results.root}: no results")
 
 
 @app.command()
@@ -47,7 +48,7 @@ def size(cache: CacheDir = None, as_json: Json = False) -> None:
     if as_json:
         _print_json(results=len(stored), result_bytes=finished, unfinished_bytes=unfinished)
     else:
-        typer.echo(
+        echo(
             f"{results.root}: {len(stored)} results, {finished / MIB:.1f} MiB; "
             f"of trainings that were cut short, {unfinished / MIB:.1f} MiB"
         )
@@ -65,7 +66,7 @@ def verify(cache: CacheDir = None, as_json: Json = False) -> None:
         _print_json(results=rows)
     bad = [(one, state) for one, state in found if state.state != "whole"]
     if not bad and not as_json:
-        typer.echo(f"{results.root}: {len(found)} results, all whole")
+        echo(f"{results.root}: {len(found)} results, all whole")
     lines = [f"{s.state}: {one.key[:SHOWN_DIGITS]} {one.stage}: {s.reason}" for one, s in bad]
     advice = "a run makes a damaged result again when it needs it"
     if any(state.state == "damaged" for _, state in bad):
@@ -107,9 +108,9 @@ def clear(
         _print_json(removed=[one.key for one in removed], in_use=[one.key for one in kept])
         return
     for one in kept:
-        typer.echo(f"in use, kept: {one.key[:SHOWN_DIGITS]} {one.stage}")
+        echo(f"in use, kept: {one.key[:SHOWN_DIGITS]} {one.stage}")
     freed = sum(one.bytes for one in removed)
-    typer.echo(f"{results.root}: removed {len(removed)}, {freed / MIB:.1f} MiB")
+    echo(f"{results.root}: removed {len(removed)}, {freed / MIB:.1f} MiB")
 
 
 def _results(cache: Path | None) -> "Results":
@@ -139,4 +140,4 @@ def _as_json(one: "StoredResult") -> dict[str, object]:
 
 
 def _print_json(**fields: object) -> None:
-    typer.echo(json.dumps({"schema_version": 1, **fields}, indent=1))
+    echo(json.dumps({"schema_version": 1, **fields}, indent=1))

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from pipeline.commands.outputs import write_new
+from pipeline.commands.terminal import echo
 from profiles.device import DEFAULT_ENGINE, device_names, load_device
 from profiles.host import Host, this_host
 
@@ -67,14 +68,14 @@ def list_(context: typer.Context) -> None:
     if context.invoked_subcommand is None:
         from pipeline.report.text import aligned
 
-        typer.echo(aligned([("device", "engine", ""), *listed()]))
+        echo(aligned([("device", "engine", ""), *listed()]))
 
 
 @app.command()
 def show(name: Annotated[str, typer.Argument(help="A device of the list.")]) -> None:
     """Print a profile with the source of every number: a start for one of your own."""
 
-    typer.echo(shown(name).rstrip())
+    echo(shown(name).rstrip())
 
 
 @app.command()
@@ -84,4 +85,4 @@ def probe(
     """Write a profile of this very machine."""
     text = probed(this_host(()), cpu_flags())
     write_new(path, text)
-    typer.echo(f'wrote {path}; edit it, then in a recipe: target.device = "{path}"')
+    echo(f'wrote {path}; edit it, then in a recipe: target.device = "{path}"')

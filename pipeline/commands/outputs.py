@@ -3,8 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-import typer
-
+from pipeline.commands.terminal import echo
 from profiles.errors import ConfigError
 
 
@@ -14,7 +13,7 @@ def print_copies(files: Mapping[str, Path], out: Path) -> None:
 
     put_files(files, out)
     for name in files:
-        typer.echo(str(out / name))
+        echo(str(out / name))
 
 
 def write_report(path: Path, text: str, ours: str) -> None:

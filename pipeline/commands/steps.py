@@ -15,6 +15,7 @@ from pipeline.commands.compare_engines import (
     table,
 )
 from pipeline.commands.outputs import print_copies
+from pipeline.commands.terminal import echo
 from pipeline.commands.verdict import exit_with_verdict
 from pipeline.flow import Flow, load_flow, release
 from pipeline.measure.all_targets import hosts_of
@@ -119,7 +120,7 @@ def write_comparison(recipe: Path, names: str, out: Path, store: Store, as_json:
         if row.path
     }
     put_files(built, out)
-    typer.echo(comparison_json(rows) if as_json else table(rows))
+    echo(comparison_json(rows) if as_json else table(rows))
     if not any(row.status == "verified" for row in rows):
         raise typer.Exit(6)
 

@@ -6,6 +6,7 @@ from typing import NoReturn
 
 import typer
 
+from pipeline.commands.terminal import echo
 from pipeline.release.bundle import Release, verdict_json
 from pipeline.report.text import text
 from pipeline.store.runner import StageRecord
@@ -16,7 +17,5 @@ def exit_with_verdict(
     found: Release, bundle: Path, as_json: bool, stages: Sequence[StageRecord] = ()
 ) -> NoReturn:
     """Print the verdict, with the stages that were run where it is JSON, and leave."""
-    typer.echo(
-        verdict_json(found, stages, bundle) if as_json else f"{text(found)}\nbundle: {bundle}"
-    )
+    echo(verdict_json(found, stages, bundle) if as_json else f"{text(found)}\nbundle: {bundle}")
     raise typer.Exit(EXIT_CODES[found.status])

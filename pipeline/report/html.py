@@ -15,6 +15,7 @@ from pipeline.report.target_section import CheckView, TargetView, number, target
 from pipeline.report.text import macs_line, step_rows
 from pipeline.store.reports import ExportReport, PruneReport, Trial
 from profiles.gate import Outcome
+from profiles.printable import printable
 from profiles.statistics import exact
 
 LEADS = {
@@ -69,7 +70,7 @@ def page(content: ReportContent) -> str:
     multiple = max((t.terms.device.channel_multiple for t in found.targets), default=1)
     groups = [(name, group.units, group.kept) for name, group in found.pruned.groups.items()]
     macs = macs_line(found.pruned)
-    return environment.get_template("html.j2").render(
+    made = environment.get_template("html.j2").render(
         summary=_summary(found, views),
         targets=views,
         overview=_overview(found),
@@ -85,6 +86,7 @@ def page(content: ReportContent) -> str:
         steps=step_rows(exported, multiple),
         stages=content.stages,
     )
+    return printable(made)
 
 
 def _summary(found: Release, views: Sequence[TargetView]) -> Summary:

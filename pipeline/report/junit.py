@@ -5,6 +5,7 @@ from xml.etree.ElementTree import Element, SubElement, indent, tostring
 from pipeline.release.bundle import Release
 from pipeline.report.text import limit_words, measured_words
 from profiles.gate import Check
+from profiles.printable import one_line, printable
 
 
 def junit(found: Release) -> str:
@@ -24,8 +25,16 @@ def junit(found: Release) -> str:
         )
         for check in checks:
             _case(suite, name, check)
+    _write_out_control_characters(suites)
     indent(suites)
     return f'<?xml version="1.0" encoding="UTF-8"?>\n{tostring(suites, encoding="unicode")}\n'
+
+
+def _write_out_control_characters(suites: Element) -> None:
+    """XML has no way to hold most of them, and what reads it puts names and reasons into logs."""
+    for element in suites.iter():
+        element.attrib.update({key: one_line(value) for key, value in element.attrib.items()})
+        element.text = element.text and printable(element.text)
 
 
 def _case(suite: Element, target: str, check: Check) -> None:

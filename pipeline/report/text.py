@@ -10,6 +10,7 @@ from pipeline.store.reports import CheckReport, ExportReport, PruneReport, Repai
 from profiles.figures import FIGURES
 from profiles.gate import Check
 from profiles.limits import limit_of
+from profiles.printable import one_line, printable
 
 SLOWEST = 10
 """The most layers that are named."""
@@ -113,20 +114,21 @@ def markdown(content: ReportContent) -> str:
             ],
         ),
     ]
-    return "\n\n".join(sections) + "\n"
+    return printable("\n\n".join(sections)) + "\n"
 
 
 def summary(found: Release) -> str:
     """The verdict and every target's budget in Markdown, as CI pages show it."""
     names = ", ".join(target.terms.device_name for target in found.targets)
     head = f"# {found.status.upper()}: {_cell(names)}"
-    return "\n\n".join([head, *(_target_page(target) for target in found.targets)])
+    return printable("\n\n".join([head, *(_target_page(target) for target in found.targets)]))
 
 
 def _target_page(target: Judged) -> str:
     host, measurement = target.measurement.host, target.measurement
     starts = measurement.shipped.starts
-    method = f" ({starts[0].method})" if starts else ""
+    versions = ", ".join(f"{name} {version}" for name, version in sorted(host.versions.items()))
+    method = f" ({_cell(starts[0].method)})" if starts else ""
     return "\n\n".join(
         [
             f"## {_cell(target.terms.device_name)}: {target.verdict.status}",
@@ -139,12 +141,12 @@ def _target_page(target: Judged) -> str:
             ),
             _table(("figure", "dense", "shipped", "ratio"), comparison(target)),
             f"Measured on {_cell(', '.join(host.processors()))} "
-            f"({host.machine}, {_cell(host.system)}), "
+            f"({_cell(host.machine)}, {_cell(host.system)}), "
             f"{measurement.threads} thread(s), {len(measurement.latency)} processes, "
             f"{len(measurement.shipped.scores)} validation samples. Peak memory is what loading "
             f"and running adds to a process that has only imported the runtime{method}.",
             *_slowest(measurement.shipped.layers_ms),
-            "Versions: " + ", ".join(f"{n} {v}" for n, v in sorted(host.versions.items())) + ".",
+            f"Versions: {_cell(versions)}.",
         ]
     )
 
@@ -242,7 +244,8 @@ def _figure(distance: float | None) -> str:
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Columns padded to their widest cell; the last one is not padded."""
+    """Columns padded to their widest cell; the last one is not padded. A row is one line."""
+    rows = [[one_line(cell) for cell in row] for row in rows]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

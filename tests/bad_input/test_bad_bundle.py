@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from user_project import Project, change_budget, rewrite_in_bundle
+from user_project import Project, change_budget, change_terms, rewrite_in_bundle
 
 from pipeline.release.bundle import read_measurement
 from pipeline.store.manifest import MANIFEST
@@ -17,15 +17,6 @@ from profiles.measurement import Measurement
 
 def gate(project: Project) -> int:
     return project.slimgate("gate", project.bundle).code
-
-
-def change_terms(project: Project, fields: dict[str, object]) -> None:
-    """Change what the one target of a bundle was built for."""
-    whole = json.loads((project.bundle / "targets.json").read_text())
-    (terms,) = whole["targets"]
-    rewrite_in_bundle(
-        project.bundle, "targets.json", json.dumps({**whole, "targets": [terms | fields]})
-    )
 
 
 def evidence(project: Project) -> Measurement:
@@ -198,7 +189,7 @@ def test_nan_in_place_of_a_number_is_read_as_it_stands(released: Project) -> Non
 def test_terms_that_make_no_sense_are_told_so(
     fields: dict[str, object], says: str, released: Project
 ) -> None:
-    change_terms(released, fields)
+    change_terms(released.bundle, fields)
     released.slimgate("gate", released.bundle).says(2, f"{released.bundle}", says)
 
 
@@ -279,7 +270,7 @@ def test_evidence_that_the_other_files_contradict_is_refused(case: str, released
 def test_a_budget_that_the_recipe_does_not_hold_is_refused(
     limits: dict[str, float], released: Project
 ) -> None:
-    change_terms(released, {"budget": limits})
+    change_terms(released.bundle, {"budget": limits})
     released.slimgate("gate", released.bundle).says(
         7, "targets.json holds another budget for host than recipe.json"
     )

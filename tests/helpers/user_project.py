@@ -250,6 +250,13 @@ def change_budget(bundle: Path, **limits: float) -> None:
         rewrite_in_bundle(bundle, name, json.dumps(whole))
 
 
+def change_terms(bundle: Path, fields: dict[str, object]) -> None:
+    """Change what the one target of a bundle was built for."""
+    whole = json.loads((bundle / "targets.json").read_text())
+    (terms,) = whole["targets"]
+    rewrite_in_bundle(bundle, "targets.json", json.dumps({**whole, "targets": [terms | fields]}))
+
+
 class Canary:
     """Makes a folder when it is unpickled."""
 
