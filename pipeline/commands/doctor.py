@@ -2,20 +2,26 @@
 
 import importlib
 import json
+import logging
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from exporters.exporter import Source, call_one, runtime, runtime_names
+from pipeline.commands.quietly import quietly
+from pipeline.data.progress import progress
 from profiles.device import DEFAULT_ENGINE, EngineOptions
 from profiles.machine.facts import cpu_name, versions
 
 if TYPE_CHECKING:
     from torch import nn
+
+log = logging.getLogger("slimgate")
 
 LIBRARIES = (
     ("torch", "torch", "torch", True),
@@ -45,9 +51,18 @@ class Finding:
 
 def examine() -> list[Finding]:
     """Look at the processor, the libraries and the runtimes of this machine."""
-    libraries = [_library(*row) for row in LIBRARIES]
-    engines = [_engine(name) for name in runtime_names()]
-    return [Finding("processor", True, True, cpu_name()), *libraries, *engines]
+    checks = [partial(library_finding, *row) for row in LIBRARIES]
+    checks += [partial(runtime_finding, name) for name in runtime_names()]
+    found = [finding_of(check) for check in progress("checks", checks, len(checks))]
+    return [Finding("processor", True, True, cpu_name()), *found]
+
+
+def finding_of(check: Callable[[], Finding]) -> Finding:
+    """What a check finds; what libraries print at it is a message if it fails, and else hidden."""
+    finding, printed = quietly(check)
+    if printed.strip() and not finding.ok:
+        log.warning("%s printed:\n  %s", finding.name, "\n  ".join(printed.strip().splitlines()))
+    return finding
 
 
 def findings_text(findings: Sequence[Finding]) -> str:
@@ -65,7 +80,8 @@ def findings_json(findings: Sequence[Finding]) -> str:
     return json.dumps({"schema_version": 1, "findings": rows}, indent=1)
 
 
-def _library(name: str, module: str, extra: str, needed: bool) -> Finding:
+def library_finding(name: str, module: str, extra: str, needed: bool) -> Finding:
+    """Import a library of `LIBRARIES`."""
     try:
         importlib.import_module(module)
     except ModuleNotFoundError as error:
@@ -77,7 +93,7 @@ def _library(name: str, module: str, extra: str, needed: bool) -> Finding:
     return Finding(name, True, needed, versions((name,)).get(name, "unknown version"))
 
 
-def _engine(name: str) -> Finding:
+def runtime_finding(name: str) -> Finding:
     """Build and run x + 1 on the runtime, and look at the answer."""
     try:
         from onnx import TensorProto, helper, save
