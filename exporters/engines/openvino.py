@@ -82,14 +82,22 @@ class OpenVino(OnnxExporter):
 def _converted(model: bytes) -> tuple[bytes, bytes]:
     """A serialised ONNX model as graph and weights in OpenVINO's format."""
     # Not before the session's module, which knows what has to be done first.
+    import onnx
     import openvino
 
-    from exporters.board.sessions.openvino import GRAPH, WEIGHTS
+    from exporters.board.sessions.openvino import GRAPH, WEIGHTS, WITHOUT_BIAS
 
     network = openvino.Core().read_model(model=model)
-    # It numbers nodes through the life of a process, and orders the file by their names.
+    graph = onnx.ModelProto.FromString(model).graph
+    names = {node.name: node.name for node in graph.node}
+    # What gives an output bears its name.
+    names |= {name: node.name for node in graph.node for name in node.output}
+    # It numbers its own nodes through the life of a process, and orders the file by their names.
     for index, node in enumerate(network.get_ordered_ops()):
-        node.set_friendly_name(f"{node.get_type_name()}_{index}")
+        name = node.get_friendly_name()
+        if WITHOUT_BIAS.sub("", name) not in names:
+            name = f"{node.get_type_name()}_{index}"
+        node.set_friendly_name(names.get(name, name))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / GRAPH
         # It saves weights as fp16 unless it is told not to.

@@ -57,13 +57,19 @@ class Ort(HostFittedExporter):
         return replace(found, remarks=(*found.remarks, remark))
 
     def build_prepared(self, prepared: PreparedModel, engine: Path) -> BuildFacts:
+        # These need onnx, which running does not.
+        import onnx
+
         from exporters.board.sessions.ort import build_engine
         from exporters.graph.canonical import canonical
+        from exporters.graph.node_names import kernel_names
 
         with library_errors_as(StageError, f"ONNX Runtime cannot build {engine.name}"):
             build_engine(prepared.model, str(engine), self)
         # ONNX Runtime orders and names the nodes it adds anew in every process.
-        content = canonical(engine.read_bytes())
+        raw = engine.read_bytes()
+        kernels, model = map(onnx.ModelProto.FromString, (raw, prepared.model))
+        content = canonical(raw, kernel_names(kernels, model))
         engine.write_bytes(content)
         counted = _integer_layers(content) if self.precision == "int8" else ()
         return BuildFacts(remarks=(*prepared.remarks, *counted))

@@ -8,6 +8,7 @@ from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from exporters.arrays import FloatArray
 from exporters.graph.canonical import canonical
+from exporters.graph.node_names import kernel_names
 from exporters.graph.reference import plain_outputs
 from profiles.errors import StageError
 
@@ -32,7 +33,9 @@ def to_fp16(model: onnx.ModelProto, feeds: Sequence[FloatArray]) -> onnx.ModelPr
     try:
         half = convert_float_to_float16(copy, keep_io_types=True)
         # The casts of inputs and outputs come last, wherever they belong.
-        half = onnx.ModelProto.FromString(canonical(half.SerializeToString()))
+        half = onnx.ModelProto.FromString(
+            canonical(half.SerializeToString(), kernel_names(half, model))
+        )
         onnx.checker.check_model(half, full_check=True)
     except Exception as error:  # the converter raises bare errors
         raise StageError(f"converting to fp16 failed: {error}") from error

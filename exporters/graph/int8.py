@@ -20,6 +20,7 @@ from exporters.arrays import FloatArray
 from exporters.board.library_calls import silenced
 from exporters.columns import mean_squared_column_error
 from exporters.exporter import Int8Format
+from exporters.graph.node_names import WEIGHTED
 from exporters.graph.reference import plain_network
 from profiles.errors import StageError
 
@@ -34,7 +35,6 @@ METHODS = {
 }
 ENDS_GAIN = 0.9
 """The first and the last layer stay fp32 if that leaves less than this part of the error."""
-WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 FUSED = ("Relu", "Clip")
 """Activations that integer kernels of layers with weights compute themselves."""
 

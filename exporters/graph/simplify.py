@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import onnx
 
 from exporters.arrays import FloatArray
+from exporters.graph.node_names import has_subgraphs
 from exporters.graph.reference import plain_network
 from exporters.graph.to_onnx import cleaned
 from exporters.parity import Parity, compare, require
@@ -74,7 +75,7 @@ def without_duplicates(model: onnx.ModelProto) -> onnx.ModelProto:
     Of a graph with subgraphs, which see the weights of the graph around them, all are kept.
     """
     graph = model.graph
-    if any(attribute.HasField("g") for node in graph.node for attribute in node.attribute):
+    if has_subgraphs(graph):
         return model
     first: dict[bytes, str] = {}
     same: dict[str, str] = {}

@@ -13,6 +13,7 @@ from torch import nn
 
 from exporters.arrays import FloatArray
 from exporters.board.library_calls import silenced
+from exporters.graph.node_names import named_by_modules
 from exporters.graph.reference import plain_network
 from exporters.parity import Network, Parity, compare, require
 from profiles.errors import StageError
@@ -65,7 +66,7 @@ def export_by(
     network = network.eval()
     exporter = {"dynamo": _dynamo, "torchscript": _torchscript}[method]
     raw = exporter(network, torch.from_numpy(feeds[0]), opset, dynamic_batch)
-    model = cleaned(onnx.ModelProto.FromString(raw))
+    model = cleaned(named_by_modules(onnx.ModelProto.FromString(raw)))
     onnx.checker.check_model(model, full_check=True)
     found = {o.version for o in model.opset_import if o.domain in ("", "ai.onnx")}
     if found != {opset}:

@@ -17,7 +17,7 @@ log = logging.getLogger("slimgate")
 class Build(EngineStage):
     """Build, and verify where the engine runs. It depends on this machine, and so does its key."""
 
-    VERSION: ClassVar[int] = 2
+    VERSION: ClassVar[int] = 3
 
     def at_fp32(self) -> Self | None:
         return None if self.exporter().unavailable_reason() else super().at_fp32()

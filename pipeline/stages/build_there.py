@@ -19,7 +19,7 @@ from profiles.machine.facts import versions
 class BuildThere(EngineStage):
     """Prepare here, build there; verify there."""
 
-    VERSION: ClassVar[int] = 2
+    VERSION: ClassVar[int] = 3
 
     ssh: Ssh = Field(exclude=True)
     """The address of the device, which does not change what is built. Which machine it is does: an

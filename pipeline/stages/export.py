@@ -29,6 +29,7 @@ log = logging.getLogger("slimgate")
 class Export(Stage[Checkpoint, OnnxModel]):
     """Export, check and simplify."""
 
+    VERSION: ClassVar[int] = 2
     LIBRARIES: ClassVar[tuple[str, ...]] = (
         "torch",
         "onnx",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from statistics import median
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 DEVICE = "CPU"
 GRAPH, WEIGHTS = "model.xml", "model.bin"
 """The files of an engine."""
+WITHOUT_BIAS = re.compile("/WithoutBiases$")
+"""Ends the name of a layer that OpenVINO parts from its bias, which then bears the name itself."""
 
 
 class OpenVinoSession:
@@ -69,9 +72,13 @@ def layer_times_ms(path: str, options: Options, batch: int) -> dict[str, float]:
     times: dict[str, list[float]] = {}
     for _ in range(PROFILED_CALLS):
         call()
+        call_ms: dict[str, float] = {}
         for node in session.request.profiling_info:
             if node.status == node.EXECUTED:
-                times.setdefault(node.node_name, []).append(node.real_time.total_seconds() * 1e3)
+                name = WITHOUT_BIAS.sub("", node.node_name)
+                call_ms[name] = call_ms.get(name, 0.0) + node.real_time.total_seconds() * 1e3
+        for name, ms in call_ms.items():
+            times.setdefault(name, []).append(ms)
     return {name: median(found) for name, found in times.items()}
 
 

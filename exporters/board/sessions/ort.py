@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 PROVIDER = "CPUExecutionProvider"
 KERNEL = "_kernel_time"
 """What ONNX Runtime puts behind a node's name in its profile."""
+MARKS = re.compile("^InsertedPrecisionFreeCast_|_nchwc$")
+"""What it puts around the names of nodes that it makes as it loads a graph."""
 Level = onnxruntime.GraphOptimizationLevel
 NUMPY_TYPES = {
     "tensor(float)": "float32",
@@ -85,7 +88,8 @@ def layer_times_ms(path: str, options: Options, batch: int) -> dict[str, float]:
     times: dict[str, list[float]] = {}
     for event in events:
         if event["cat"] == "Node" and event["name"].endswith(KERNEL):
-            times.setdefault(event["name"][: -len(KERNEL)], []).append(event["dur"] / 1e3)
+            name = MARKS.sub("", event["name"][: -len(KERNEL)])
+            times.setdefault(name, []).append(event["dur"] / 1e3)
     return {name: median(found) for name, found in times.items()}
 
 

@@ -136,15 +136,24 @@ def test_an_engine_tells_its_inputs(exporter: Exporter, tmp_path: Path) -> None:
     assert found in [TensorSpec(found.name, "float32", (batch, 2)) for batch in (None, 1)]
 
 
-def test_layers_have_times_where_the_runtime_tells_them(
-    exporter: Exporter, network: onnx.ModelProto, tmp_path: Path
+def test_layers_have_times_by_module_where_the_runtime_tells_them(
+    exporter_at_precision: Exporter, single: onnx.ModelProto, tmp_path: Path
 ) -> None:
-    given = source(network, trained(Residual), tmp_path)
+    exporter, given = exporter_at_precision, source(single, trained(Residual), tmp_path)
     opened(exporter, given)
     found = exporter.layer_times_ms(given.model.with_name(f"engine{exporter.suffix}"), 1)
     profiles_layers = type(exporter).layer_times_ms is not Exporter.layer_times_ms
-    assert (len(found) > 2) == profiles_layers
+    layers = [node.name for node in single.graph.node if node.op_type == "Conv"]
+    assert layers[1] == "inner.0/Conv"
+    assert set(layers) & set(found) == (set(layers) if profiles_layers else set())
     assert all(0 < ms < 1000 for ms in found.values())
+
+
+def test_a_portable_engine_has_times_by_module(single: onnx.ModelProto, tmp_path: Path) -> None:
+    given = source(single, trained(Residual), tmp_path)
+    exporter = Ort(portable=True)
+    found = exporter.layer_times_ms(built(exporter, given), 1)
+    assert set(found) >= {node.name for node in single.graph.node if node.op_type == "Conv"}
 
 
 @pytest.mark.parametrize("batch", [1, 5])
