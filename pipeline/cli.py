@@ -24,7 +24,7 @@ from pipeline.commands.options import (
     Refresh,
     command_with,
 )
-from pipeline.commands.terminal import echo, message_handler
+from pipeline.commands.terminal import echo, message_handler, open_standard_streams
 from profiles.errors import ConfigError, SlimgateError, StageError
 from profiles.printable import printable
 
@@ -247,6 +247,7 @@ def init(
 
 def main() -> None:
     """The console script: whatever happens becomes one message and a documented exit code."""
+    open_standard_streams()
     logging.basicConfig(level=logging.WARNING, handlers=[message_handler(sys.stderr)])
     logging.getLogger("slimgate").setLevel(logging.INFO)
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -2,6 +2,9 @@
 
 import unicodedata
 
+JOINERS = "\u200c\u200d"
+"""Without them some scripts and pictures are other ones; they act on nothing else."""
+
 
 def printable(text: str) -> str:
     """The text with every character that is neither seen nor a space as its escape: `\\x1b`.
@@ -20,7 +23,9 @@ def one_line(text: str) -> str:
 
 
 def _is_seen(character: str) -> bool:
-    return character.isprintable() or unicodedata.category(character) == "Zs"
+    return (
+        character.isprintable() or unicodedata.category(character) == "Zs" or character in JOINERS
+    )
 
 
 def _escape(character: str) -> str:

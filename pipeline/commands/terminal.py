@@ -1,11 +1,27 @@
 """What a command says to the terminal: the one way there, so that no name can act on it."""
 
 import logging
+import os
+import sys
 from typing import TextIO
 
 import typer
 
 from profiles.printable import printable
+
+STDOUT, STDERR = 1, 2
+
+
+def open_standard_streams() -> None:
+    """Give a process that was started without stdin, stdout or stderr ones that lead nowhere.
+
+    Else the next files that it opens get their numbers, and what is printed ends up in them.
+    """
+    while (number := os.open(os.devnull, os.O_RDWR)) <= STDERR:
+        pass
+    os.close(number)
+    sys.stdout = sys.stdout or os.fdopen(STDOUT, "w")
+    sys.stderr = sys.stderr or os.fdopen(STDERR, "w")
 
 
 def echo(text: str) -> None:

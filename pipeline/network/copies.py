@@ -22,9 +22,16 @@ def copy_of(network: nn.Module) -> nn.Module:
     return copy.deepcopy(network, known)
 
 
+def tensors_of(network: nn.Module) -> dict[str, Tensor]:
+    """Every parameter and buffer by name, themselves: `state_dict` may be a network's own copy."""
+    parameters = network.named_parameters(remove_duplicate=False)
+    buffers = network.named_buffers(remove_duplicate=False)
+    return {name: value.detach() for name, value in (*parameters, *buffers)}
+
+
 def state_of(network: nn.Module) -> dict[str, Tensor]:
     """A copy of every parameter and buffer, by name."""
-    return {name: value.detach().clone() for name, value in network.state_dict().items()}
+    return {name: value.clone() for name, value in tensors_of(network).items()}
 
 
 @torch.no_grad()
@@ -34,5 +41,6 @@ def set_state(network: nn.Module, state: Mapping[str, Tensor]) -> None:
     `load_state_dict` will not do: some networks, such as torchvision's MNASNet, refuse tensors
     without the versions of the modules that they came from.
     """
-    for name, value in network.state_dict().items():
-        value.copy_(state[name])
+    for name, value in tensors_of(network).items():
+        if name in state:  # some buffers are made by the first pass
+            value.copy_(state[name])

@@ -38,6 +38,8 @@ class Judged:
     """The evidence on one target, and the verdict on it."""
 
     terms: Terms
+    engine: EngineForDevice
+    """The engine that stands in the bundle, whether it was measured or not."""
     measurement: Measurement
     verdict: Verdict
 
@@ -89,7 +91,7 @@ def judge_target(
 ) -> Judged:
     """The verdict on a measurement of the engine at `engine_path` under a target's terms."""
     engine = EngineForDevice(file_digest(engine_path), terms.device_name, terms.device)
-    return Judged(terms, measurement, judge(measurement, terms.budget, engine, accepted))
+    return Judged(terms, engine, measurement, judge(measurement, terms.budget, engine, accepted))
 
 
 def check_bundle(folder: Path) -> None:

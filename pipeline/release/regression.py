@@ -1,19 +1,27 @@
 """Regression: a bundle beside the last one that was released, target by target."""
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import numpy as np
 
+from exporters.exporter import runtime_distributions
 from pipeline.data.arrays import Float64
 from pipeline.release.bundle import Judged, Release
-from profiles.budget import Budget
 from profiles.errors import ConfigError
 from profiles.figures import FIGURES, OfEach, dense_samples, shipped_samples
-from profiles.gate import Check, EngineForDevice, Verdict, check_figure, judge, no_evidence
+from profiles.gate import Check, Verdict, check_figure, no_evidence
 from profiles.limits import LAST_RELEASE, LIMITS, Limit, not_measured_on
 from profiles.measurement import Measurement
 from profiles.statistics import Interval, growth_bounds
+
+SETTINGS: Mapping[str, Callable[[Measurement], object]] = {
+    "on": lambda one: ", ".join(one.host.processors()),
+    "with threads": lambda one: one.threads,
+    "in batches of": lambda one: one.batch,
+}
+"""What times of two releases must have in common."""
 
 
 def against(found: Release, last: Release, tolerance: float, top1_drop: float) -> Release:
@@ -43,73 +51,92 @@ def against(found: Release, last: Release, tolerance: float, top1_drop: float) -
 
 
 def _compared(target: Judged, last: Judged, tolerance: float, top1_drop: float) -> Judged:
-    terms = target.terms
-    engine = EngineForDevice(target.measurement.shipped.sha256, terms.device_name, terms.device)
     compared = [
         limit
         for limit in LIMITS.values()
-        if limit.compared_with_last and limit.name not in not_measured_on(terms.device)
+        if limit.compared_with_last and limit.name not in not_measured_on(target.terms.device)
     ]
-    # The last release takes the dense network's place: its scores are what may not be lost.
-    baseline = target.measurement.dense.model_copy(
-        update={
-            "scores": last.measurement.shipped.scores,
-            "samples_sha256": last.measurement.shipped.samples_sha256,
-        }
-    )
-    beside_last = target.measurement.model_copy(update={"dense": baseline})
     checks = [
-        *judge(beside_last, Budget(top1_drop=top1_drop), engine).checks,
+        _check_scores(target, last, top1_drop),
         *(_check(limit, target, last, tolerance) for limit in compared),
     ]
     named = [replace(c, name=f"{LAST_RELEASE}{c.name}") for c in checks]
-    return Judged(terms, target.measurement, Verdict((*target.verdict.checks, *named)))
+    verdict = Verdict((*target.verdict.checks, *named))
+    return Judged(target.terms, target.engine, target.measurement, verdict)
+
+
+def _check_scores(target: Judged, last: Judged, top1_drop: float) -> Check:
+    """The check that the task's metric is not lower by more than `top1_drop`."""
+    limit, now, old = LIMITS["top1_drop"], target.measurement, last.measurement
+    # The last release takes the dense network's place: its scores are what may not be lost.
+    update = {"scores": old.shipped.scores, "samples_sha256": old.shipped.samples_sha256}
+    beside = now.model_copy(update={"dense": now.dense.model_copy(update=update)})
+    fault = _no_evidence(target, last) or limit.requirement.fault(beside)
+    return check_figure(limit, limit.estimate(beside), top1_drop, fault)
 
 
 def _check(limit: Limit, target: Judged, last: Judged, tolerance: float) -> Check:
     """The check that one figure did not grow by more than the tolerance."""
-    terms, now, old = target.terms, target.measurement, last.measurement
-    before = last.shipped()[limit.name]
+    now, old, before = target.measurement, last.measurement, last.shipped()[limit.name]
     most = _with_tolerance(before, tolerance)
-    old_fault = limit.requirement.fault(old)
-    fault = (
-        _incomparable(limit, before, target, last)
-        or no_evidence(now, EngineForDevice(now.shipped.sha256, terms.device_name, terms.device))
-        or limit.requirement.fault(now)
-        or (old_fault and f"the last release: {old_fault}")
-    )
+    fault = _incomparable(limit, before, target, last) or _no_evidence(target, last)
     of_each = FIGURES[limit.name].of_each
     if of_each is None:
         return check_figure(limit, limit.estimate(now), most, fault)
-    growth = _growth(limit, of_each, now, old)
+    is_relative = limit.depends_on_processor and _have_one_reference(now, old)
+    fault = fault or _sample_fault(limit, now, old, is_relative)
+    after, earlier = (_each(of_each, one, is_relative) for one in (now, old))
+    growth = growth_bounds(after, earlier)
     found = Interval(before * growth.measured, before * growth.lower, before * growth.upper)
     check = check_figure(limit, found, most, fault)
-    if fault or check.status != "inconclusive":
-        return check
-    return replace(
-        check,
-        reason=f"the change is known to within {growth.upper / growth.measured - 1:.1%}, the "
-        f"tolerance is {tolerance:.1%}; raise measure.processes and measure.starts, or --tolerance",
-    )
+    if not fault and check.status == "inconclusive" and math.isfinite(growth.measured):
+        known = growth.upper / growth.measured - 1
+        reason = f"the change is known to within {known:.1%}, the tolerance is {tolerance:.1%}; "
+        check = replace(check, reason=reason + "measure more processes and starts, or loosen it")
+    if limit.depends_on_processor and not is_relative and check.reason:
+        reason = "; compared without the dense engine, as it or its runtime is another one"
+        check = replace(check, reason=check.reason + reason)
+    return check
 
 
-def _growth(limit: Limit, of_each: OfEach, now: Measurement, old: Measurement) -> Interval:
-    """How many times as large the figure is as in the last release.
+def _no_evidence(target: Judged, last: Judged) -> str:
+    """Why either measurement is none of its engine and device; empty where both are."""
+    fault = no_evidence(last.measurement, last.engine)
+    of_last = f"the last release: {fault}" if fault else ""
+    return no_evidence(target.measurement, target.engine) or of_last
 
-    Times are taken relative to those of the dense engine in the same processes, where both
-    releases have the same one: how fast a machine is changes from hour to hour.
-    """
-    after, before = (np.array(of_each(shipped_samples(one)), float) for one in (now, old))
+
+def _sample_fault(limit: Limit, now: Measurement, old: Measurement, is_relative: bool) -> str:
+    """What is wrong with the samples of either, those of the dense engine too if they count."""
+    whose = {"": now, "the last release: ": old}
+    if is_relative:
+        whose |= {
+            f"{name}the dense engine: ": one.model_copy(update={"shipped": one.dense})
+            for name, one in whose.items()
+        }
+    faults = ((name, limit.requirement.fault(one)) for name, one in whose.items())
+    return next((name + fault for name, fault in faults if fault), "")
+
+
+def _have_one_reference(now: Measurement, old: Measurement) -> bool:
+    """Whether both releases have the same dense engine, run by the same runtime."""
     same_engine = now.dense.sha256 == old.dense.sha256
-    if limit.depends_on_processor and same_engine and now.host.versions == old.host.versions:
-        now_dense, old_dense = (np.array(of_each(dense_samples(one)), float) for one in (now, old))
-        if (len(now_dense), len(old_dense)) == (len(after), len(before)):
-            after, before = _ratios(after, now_dense), _ratios(before, old_dense)
-    return growth_bounds(after, before)
+    return same_engine and now.host.computes_as(old.host, runtime_distributions())
 
 
-def _ratios(above: Float64, below: Float64) -> Float64:
-    return above / np.where(below > 0, below, np.nan)
+def _each(of_each: OfEach, measurement: Measurement, is_relative: bool) -> Float64:
+    """The figure of each process, or as a part of the dense engine's in the same process or turn.
+
+    How fast a machine is changes from hour to hour, and does so for both engines. NaN where the
+    dense engine has no figure.
+    """
+    shipped = np.array(of_each(shipped_samples(measurement)), float)
+    if not is_relative:
+        return shipped
+    dense = np.full_like(shipped, np.nan)
+    own = of_each(dense_samples(measurement))[: len(shipped)]
+    dense[: len(own)] = own
+    return shipped / np.where(dense > 0, dense, np.nan)
 
 
 def _with_tolerance(figure: float, tolerance: float) -> float:
@@ -123,8 +150,10 @@ def _incomparable(limit: Limit, figure: float, target: Judged, last: Judged) -> 
         return "the last release has no such figure; compare with a bundle that has"
     if figure <= 0:
         return f"the last release's figure is {figure:g}: nothing can be said of a part of it"
-    before, now = (one.measurement.host.processors() for one in (last, target))
-    if limit.depends_on_processor and before != now:
-        were, are = ", ".join(before), ", ".join(now)
-        return f"the last release was measured on {were}, this one on {are}"
+    if not limit.depends_on_processor:
+        return ""
+    for what, of in SETTINGS.items():
+        before, now = of(last.measurement), of(target.measurement)
+        if before != now:
+            return f"the last release was measured {what} {before}, this one {what} {now}"
     return ""

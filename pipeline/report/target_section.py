@@ -16,7 +16,7 @@ from profiles.gate import Check
 from profiles.limits import LIMITS, limit_of
 from profiles.looks import others_cores, was_throttled
 from profiles.machine.conditions import Conditions
-from profiles.measurement import Measurement, energy_mj, top1_drop
+from profiles.measurement import LatencyRun, Measurement, energy_mj, top1_drop
 from profiles.requirements import MAX_CONTROL_ERROR, control_error
 
 NOT_REPORTED = "not reported by this machine"
@@ -196,7 +196,7 @@ def _energy(measurement: Measurement) -> str:
 
 
 def _conditions(measurement: Measurement) -> tuple[tuple[str, str, str, str], ...]:
-    others = [others_cores(run.conditions) for run in measurement.latency]
+    others = [others_cores(looks) for looks in _stretches(measurement)]
     return (
         _spread("load, 1 minute", measurement, lambda look: look.load_1min),
         _least_to_most("processors kept busy by other processes", others),
@@ -205,12 +205,19 @@ def _conditions(measurement: Measurement) -> tuple[tuple[str, str, str, str], ..
     )
 
 
+def _stretches(measurement: Measurement) -> list[Sequence[Conditions]]:
+    """The looks at the machine, a list for everything that was measured in one go."""
+    return [looks for run in measurement.latency for looks in _stretches_of(run)]
+
+
+def _stretches_of(run: LatencyRun) -> list[Sequence[Conditions]]:
+    return [run.conditions, run.frame_conditions, run.energy_conditions]
+
+
 def _spread(
     name: str, measurement: Measurement, of: Callable[[Conditions], float | None]
 ) -> tuple[str, str, str, str]:
-    return _least_to_most(
-        name, [of(look) for run in measurement.latency for look in run.conditions]
-    )
+    return _least_to_most(name, [of(look) for looks in _stretches(measurement) for look in looks])
 
 
 def _least_to_most(name: str, values: Sequence[float | None]) -> tuple[str, str, str, str]:
@@ -221,12 +228,14 @@ def _least_to_most(name: str, values: Sequence[float | None]) -> tuple[str, str,
 
 
 def _condition_notes(measurement: Measurement) -> tuple[str, ...]:
-    looks = [look for run in measurement.latency for look in run.conditions]
+    looks = [look for stretch in _stretches(measurement) for look in stretch]
     if not looks:
         return ("No times were measured, so no conditions either.",)
     throttled = [look.throttled for look in looks if look.throttled is not None]
     events = any(look.throttle_events is not None for look in looks)
-    slowed = sum(was_throttled(run.conditions) for run in measurement.latency)
+    slowed = sum(
+        any(was_throttled(looks) for looks in _stretches_of(run)) for run in measurement.latency
+    )
     governors = sorted({look.governor for look in looks if look.governor is not None})
     control = control_error(measurement.latency, measurement.clock)
     processes = f"in {slowed} of {len(measurement.latency)} processes"

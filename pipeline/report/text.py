@@ -98,7 +98,7 @@ def markdown(content: ReportContent) -> str:
             ("first layer of the group", "before", "after"),
             [(name, str(g.units), str(g.kept)) for name, g in found.pruned.groups.items()],
         )
-        + "".join(f"\n\nNot pruned: {_cell(n)}: {why}." for n, why in refused.items()),
+        + "".join(f"\n\nNot pruned: {_cell(n)}: {_cell(why)}." for n, why in refused.items()),
         "## Export\n\n"
         f"By {exported.method}, opset {exported.opset}, {exported.nodes_exported} nodes, "
         f"{exported.nodes} after simplifying; largest relative difference to torch "
@@ -158,7 +158,7 @@ def _slowest(layers_ms: Mapping[str, float]) -> list[str]:
 
 def _choice(pruned: PruneReport) -> list[str]:
     """What the channels were chosen by, and the trials behind it."""
-    text = f"## Choice\n\nCriterion `{pruned.criterion}`, allocator `{pruned.allocator}`."
+    text = f"## Choice\n\nCriterion {_cell(pruned.criterion)}, allocator {_cell(pruned.allocator)}."
     if pruned.trials:
         rows = [(t.criterion, t.allocator, _figure(t.distance), t.reason) for t in pruned.trials]
         text += (

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pipeline.data.arrays import IntArray
 from pipeline.data.batches import augment, batches
-from pipeline.network.copies import set_state, state_of
+from pipeline.network.copies import set_state, state_of, tensors_of
 from pipeline.network.distance import Teacher
 from pipeline.network.run import loss_of, outputs_of
 from pipeline.task import Task
@@ -145,7 +145,7 @@ def _take_steps(
 
 def _move_average(average: Mapping[str, Tensor], network: nn.Module, kept: float) -> None:
     """Move the average, which keeps the part `kept` of itself, towards weights and buffers."""
-    for name, value in network.state_dict().items():
+    for name, value in tensors_of(network).items():
         if value.is_floating_point():
             average[name].lerp_(value, 1 - kept)
         else:

@@ -71,16 +71,20 @@ def interleave(
     ]
 
 
-def paced(call: Call, interval_s: float, count: int) -> tuple[int, ...]:
+def paced(
+    call: Call, interval_s: float, count: int, idle: Callable[[float], None]
+) -> tuple[int, ...]:
     """Wall time of each of `count` calls that start one frame interval apart, nanoseconds.
 
     Between two frames the processor idles and its caches cool, which calls back to back never
     show. A call that takes longer than the interval delays the next, which counts as its own time.
+    Before every wait `idle` is told how many seconds are left until the next frame.
     """
     found = []
     start = time.perf_counter_ns()
     for frame in range(count):
         due = start + round(frame * interval_s * 1e9)
+        idle((due - time.perf_counter_ns()) / 1e9)
         wait_s = (due - time.perf_counter_ns()) / 1e9
         if wait_s > 0:
             time.sleep(wait_s)

@@ -4,6 +4,7 @@ import io
 import json
 import logging
 import os
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -40,7 +41,14 @@ def shows(outcome: Outcome, code: int, *names: str) -> None:
 def test_every_control_character_is_written_out_and_no_other() -> None:
     assert printable(NAME) == SHOWN
     assert printable(os.fsdecode(b"\xff")) == r"\udcff"
-    for text in ("two\nlines\tand a tab", "größer, 東京 é", "10\u00a0ms", r"\x1b", ""):
+    for text in (
+        "two\nlines\tand a tab",
+        "größer, 東京 é",
+        "می‌خواهم 👩‍👧",
+        "10\u00a0ms",
+        r"\x1b",
+        "",
+    ):
         assert printable(text) == text
 
 
@@ -90,6 +98,16 @@ def test_every_page_of_a_run_is_plain() -> None:
     for made in (page(content), markdown(content), summary(found), junit(found)):
         assert is_plain(made)
         assert SHOWN in made
+
+
+def test_no_name_and_no_reason_begins_a_line_of_a_page() -> None:
+    forged = "x\n\n# PASS\n\n"
+    found = releases.release()
+    pruned = found.pruned.model_copy(
+        update={"criterion": forged, "refused": {forged: forged}, "remarks": (forged,)}
+    )
+    told = markdown(releases.report_content(replace(found, pruned=pruned)))
+    assert [line for line in told.splitlines() if line.startswith("# PASS")] == ["# PASS: camera"]
 
 
 @pytest.mark.parametrize("missing", ["weights", "data", "network"])

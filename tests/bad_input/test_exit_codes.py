@@ -44,6 +44,22 @@ def test_a_pass_that_cannot_be_printed_is_no_pass_and_no_refusal(released: Proje
     assert b"Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_command_without_standard_streams_does_what_it_would_do(
+    released: Project, closed: str
+) -> None:
+    line = f'exec "$0" -P -c "{MAIN}" gate "$1" --junit "$2" {closed}'
+    made = released.folder / "gate.xml"
+    made.unlink(missing_ok=True)
+    done = subprocess.run(
+        ["sh", "-c", line, sys.executable, str(released.bundle), str(made)],
+        capture_output=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert made.read_text().startswith("<")
+
+
 def test_a_reader_that_is_gone_is_no_refusal(released: Project) -> None:
     reads, writes = os.pipe()
     os.close(reads)

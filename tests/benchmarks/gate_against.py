@@ -6,14 +6,16 @@ Rows: network, figure, worse, peer, sessions, pairs, passed, failed, inconclusiv
 
 - `worse`: what the figure of the release measured anew is multiplied by
 - `passed`, `failed`, `inconclusive`: parts of all pairs, by `gate --against` as it is by default
-- `known_to`: the median over pairs of upper bound / change - 1; null for peers
+- `known_to`: the median over pairs of upper bound / change - 1; null for peers and for "all"
 - figure "all": every figure that is measured must pass
-- peer "medians": the same tolerance on the plain medians of the processes
-- peer "last figure": the bound of the new figure within 2 % of the last one's, with 5 starts, as
-  slimgate 51d5a2d judged
+- peer "medians": the same tolerance on the plain medians of the processes, whatever the noise
+- peer "last figure": the bound of the new figure within 2 % of the last one's, 5 starts, as
+  slimgate 51d5a2d did once the samples were good enough
 
-The machine must be idle. `--data` is not read. With `--cache` sessions are kept, and those that
-are there are not measured again. Takes about 25 minutes; `--full` measures three times as many.
+`spread`: the standard deviation between sessions of the median time of the dense engine's calls and
+of shipped / dense, as parts of the mean. The machine must be idle. `--data` is not read. With
+`--cache` sessions are kept, and those that are there are not measured again. Takes about 20
+minutes; `--full` measures three times as many sessions.
 """
 
 import sys
@@ -25,7 +27,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torchvision
-from common import Row, parse_options, report, standard_error
+from common import Row, parse_options, report
 from real import told
 from speedup import engine_of
 from torch import Tensor, nn
@@ -45,7 +47,7 @@ from profiles.figures import FIGURES, figures_of, shipped_samples
 from profiles.gate import Check
 from profiles.host import this_host
 from profiles.limits import LAST_RELEASE, LIMITS
-from profiles.measurement import Measurement
+from profiles.measurement import Measurement, time_ratio, wall_ms
 
 Network = Callable[[float], nn.Module]
 """A network of a width, as a part of the dense one's."""
@@ -140,10 +142,17 @@ def by_gate(now: Measurement, last: Measurement) -> Mapping[str, str]:
 
 
 def by_medians(now: Measurement, last: Measurement) -> Mapping[str, str]:
-    new, old = figures_of(shipped_samples(now)), figures_of(shipped_samples(last))
-    return {
-        name: "pass" if new[name] <= (1 + TOLERANCE) * old[name] else "fail" for name in MEASURED
-    }
+    found = {}
+    for name in MEASURED:
+        new, old = (np.median(_of_each(name, one)) for one in (now, last))
+        found[name] = "pass" if new <= (1 + TOLERANCE) * old else "fail"
+    return found
+
+
+def _of_each(name: str, measurement: Measurement) -> Sequence[float]:
+    of_each = FIGURES[name].of_each
+    assert of_each is not None
+    return of_each(shipped_samples(measurement))
 
 
 def by_last_figure(now: Measurement, last: Measurement) -> Mapping[str, str]:
@@ -210,9 +219,24 @@ def _status(found: Mapping[str, str], figure: str) -> str:
 def _known_to(pairs: Sequence[tuple[Measurement, Measurement]]) -> dict[str, float]:
     found = [checks_of(now, last) for now, last in pairs]
     return {
-        name: float(np.median([one[name].upper / one[name].measured - 1 for one in found]))
+        name: float(np.nanmedian([one[name].upper / one[name].measured - 1 for one in found]))
         for name in MEASURED
     }
+
+
+def spread_of(folder: Path, count: int) -> dict[str, float]:
+    """How far sessions differ, by network."""
+    found = {}
+    for name in NETWORKS:
+        dense, ratio = [], []
+        for one in sessions(name, folder, count):
+            runs = [run.dense for run in one.latency]
+            dense.append(wall_ms(runs, 50).measured)
+            shipped = [run.shipped for run in one.latency]
+            ratio.append(time_ratio(shipped, runs, "wall").measured)
+        for figure, values in (("dense_p50", dense), ("shipped_over_dense_p50", ratio)):
+            found[f"{name}_{figure}"] = float(np.std(values, ddof=1) / np.mean(values))
+    return found
 
 
 def main() -> None:
@@ -220,8 +244,7 @@ def main() -> None:
     count = SESSIONS * (3 if options.full else 1)
     with options.folder() as folder:
         rows = list(told(all_rows(folder, count)))
-    # Pairs that share a session are not independent: as many as there are sessions are.
-    report(rows, {"passed": standard_error(0.5, count)}, options)
+        report(rows, spread_of(folder, count), options)
 
 
 if __name__ == "__main__":

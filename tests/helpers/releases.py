@@ -219,7 +219,7 @@ def judged(found: Measurement, budget: Budget = BUDGET, device: DeviceProfile = 
         measurement="measurement.json",
     )
     engine = EngineForDevice(SHIPPED_SHA, found.device, device)
-    return Judged(terms, found, judge(found, budget, engine))
+    return Judged(terms, engine, found, judge(found, budget, engine))
 
 
 def pruned() -> PruneReport:

@@ -358,6 +358,13 @@ def test_growth_of_values_that_are_none_is_unknown(wrong: list[float]) -> None:
         assert math.isnan(growth_bounds(*pair).measured)
 
 
+def test_very_many_values_are_compared_at_once_and_no_less_strictly() -> None:
+    generator = np.random.default_rng(0)
+    after, before = (generator.lognormal(sigma=0.1, size=5000) for _ in range(2))
+    found = growth_bounds(after, before)
+    assert 0.9 < found.lower < 1 < found.upper < 1.1
+
+
 def test_too_few_values_leave_growth_unbounded() -> None:
     found = growth_bounds(np.array([1.0, 2.0]), np.array([1.0, 2.0]))
     assert (found.lower, found.upper) == (0, math.inf)

@@ -1,6 +1,7 @@
 """A bundle against the last one: no worse, and only with evidence of the same kind."""
 
 import json
+import math
 from dataclasses import replace
 from functools import partial
 
@@ -78,14 +79,69 @@ def test_a_figure_5_percent_worse_is_refused_whatever_the_speed_of_the_machine(
     assert {found[f"last:{name}"].status for name in MEASURED} == {"fail"}
 
 
+def spoiled(found: Release, engine: str | None = None, **update: object) -> Release:
+    """A release whose measurement, or one engine of it, has other fields."""
+    (target,) = found.targets
+    measurement = target.measurement
+    if engine is not None:
+        update = {engine: getattr(measurement, engine).model_copy(update=update)}
+    measurement = measurement.model_copy(update=update)
+    return Release(found.pruned, (replace(target, measurement=measurement),))
+
+
 def test_beside_another_dense_engine_times_are_compared_as_they_are() -> None:
-    now = measured_again(1.1)
-    (target,) = now.targets
-    dense = target.measurement.dense.model_copy(update={"sha256": "7" * 64})
-    other = target.measurement.model_copy(update={"dense": dense})
-    found = compared(Release(now.pruned, (replace(target, measurement=other),)), releases.release())
+    now = spoiled(measured_again(1.1), "dense", sha256="7" * 64)
+    found = compared(now, releases.release())
     assert found["last:latency_p50_ms"].status == "fail"
+    assert "compared without the dense engine" in found["last:latency_p50_ms"].reason
     assert found["last:peak_memory_mib"].status == "pass"
+
+
+def test_a_tool_of_another_version_leaves_the_dense_engine_to_compare_with() -> None:
+    host = releases.measurement().host
+    versions = {**host.versions, "torch": "2.16.0", "slimgate": "0.2.0"}
+    now = spoiled(measured_again(1.1), host=host.model_copy(update={"versions": versions}))
+    assert compared(now, releases.release())["last:latency_p50_ms"].status == "pass"
+
+
+LAST_FAULTS: dict[str, tuple[str | None, dict[str, object], str]] = {
+    "threads": (None, {"threads": 4}, "with threads 4, this one with threads 1"),
+    "batch": (None, {"batch": 8}, "in batches of 8, this one in batches of 1"),
+    "device": (None, {"device": "another"}, "the last release: measured for another"),
+    "clock": (None, {"clock": "wall"}, "the last release: measured by wall time"),
+    "stale": ("shipped", {"sha256": "0" * 64}, "the last release: stale"),
+    "unverified": ("shipped", {"unverified": "why"}, "the last release: the engine's outputs"),
+    "no starts of dense": ("dense", {"starts": ()}, "the dense engine: too few starts"),
+}
+
+
+@pytest.mark.parametrize("fault", LAST_FAULTS)
+def test_a_last_release_that_is_no_evidence_is_nothing_to_be_compared_with(fault: str) -> None:
+    engine, update, reason = LAST_FAULTS[fault]
+    last = spoiled(releases.release(), engine, **update)
+    check = compared(releases.release(), last)["last:first_inference_ms"]
+    assert check.status == "inconclusive"
+    assert reason in check.reason
+
+
+def test_an_engine_that_was_not_the_one_measured_is_compared_with_nothing() -> None:
+    now = spoiled(releases.release(), "shipped", sha256="0" * 64)
+    found = compared(now, releases.release())
+    assert {check.status for check in found.values()} == {"inconclusive"}
+
+
+@pytest.mark.parametrize("engine", ["dense", "shipped"])
+@pytest.mark.parametrize("load_ms", [0.0, math.nan, math.inf, -1.0])
+def test_starts_of_either_engine_that_took_no_time_are_compared_with_nothing(
+    engine: str, load_ms: float
+) -> None:
+    starts = getattr(releases.measurement(), engine).starts
+    broken = (starts[0].model_copy(update={"load_ms": load_ms}), *starts[1:])
+    last = spoiled(releases.release(), engine, starts=broken)
+    for pair in ((releases.release(), last), (last, releases.release())):
+        check = compared(*pair)["last:first_inference_ms"]
+        assert check.status == "inconclusive"
+        assert "nan" not in check.reason
 
 
 def test_too_few_processes_to_tell_are_told_so() -> None:
@@ -103,7 +159,7 @@ def test_too_few_processes_to_tell_are_told_so() -> None:
     check = compared(noisy, noisy)["last:first_inference_ms"]
     assert check.status == "inconclusive"
     assert "known to within" in check.reason
-    assert "measure.starts" in check.reason
+    assert "measure more processes and starts" in check.reason
 
 
 @pytest.mark.parametrize("changed", ["cpu", "onnxruntime", "torch"])

@@ -52,7 +52,7 @@ def waived() -> Release:
         EngineForDevice(releases.SHIPPED_SHA, "camera", terms.device),
         AcceptedWaivers((waiver,), date(2029, 1, 1)),
     )
-    return releases.release(Judged(terms, judged.measurement, verdict))
+    return releases.release(Judged(terms, judged.engine, judged.measurement, verdict))
 
 
 @pytest.mark.parametrize(

@@ -106,8 +106,9 @@ def hostile_release(text: Hostile) -> Release:
         Check("latency_p50_ms", 8.0, 7.9, 8.1, 7.5, status, text())
         for status in ("waived", "fail", "inconclusive")
     )
-    other = Judged(terms, measurement, Verdict(checks))
-    return Release(hostile_pruning(text), (releases.judged(releases.measurement()), other))
+    whole = releases.judged(releases.measurement())
+    other = Judged(terms, whole.engine, measurement, Verdict(checks))
+    return Release(hostile_pruning(text), (whole, other))
 
 
 def hostile_pruning(text: Hostile) -> PruneReport:

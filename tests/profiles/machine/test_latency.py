@@ -117,15 +117,17 @@ def test_between_two_rounds_the_machine_is_looked_at() -> None:
 
 def test_no_frame_starts_before_its_time() -> None:
     starts: list[float] = []
+    left: list[float] = []
     began = time.perf_counter()
-    found = paced(lambda: starts.append(time.perf_counter()), 0.02, 5)
-    assert len(found) == 5
+    found = paced(lambda: starts.append(time.perf_counter()), 0.02, 5, left.append)
+    assert len(found) == len(left) == 5
+    assert max(left) <= 0.02
     assert all(start - began >= 0.02 * frame for frame, start in enumerate(starts))
 
 
 def test_a_frame_that_has_to_wait_for_the_one_before_is_late() -> None:
     waits = iter([0.5, 0, 0])
-    found = paced(lambda: time.sleep(next(waits)), 0.1, 3)
+    found = paced(lambda: time.sleep(next(waits)), 0.1, 3, lambda _: None)
     assert found[0] >= 0.5e9
     assert found[1] >= 0.4e9  # due at 0.1 s, answered at 0.5 s
     assert found[2] >= 0.3e9
