@@ -57,7 +57,7 @@ macs_ratio = 0.5
 
 [target]
 device = "board.toml"
-budget = { macs_ratio = 0.6, top1_drop = 0.99, peak_memory_mib = 4096 }
+budget = { macs_ratio = 0.6, top1_min = 0.01, peak_memory_mib = 4096 }
 
 [measure]
 processes = 5
