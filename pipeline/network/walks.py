@@ -5,10 +5,11 @@ from torch import Tensor, nn
 
 from pipeline.network.spool import Between, Samples
 
-MOST_SAMPLES = 25
+MOST_SAMPLES = 250
 """More at a time is no faster on a CPU."""
-LARGEST_BYTES = 2**28
-"""Of the largest output of a layer for all samples that walk together."""
+LARGEST_BYTES = 2**24
+"""Of the largest output of a layer for all samples that walk together: it stays in a CPU's cache,
+and the C library keeps memory of this size and gives it out again."""
 
 
 def parts_of(network: nn.Module, inputs: Samples) -> list[Between]:

@@ -50,7 +50,7 @@ def dense_targets(
     parts = parts_of(network, inputs)
     for part in progress("batches through the dense network", parts, len(parts)):
         recorder = RowRecorder(layers, sites, {name: of[part] for name, of in sampled.items()})
-        with torch.no_grad(), tracking(network, sites, norms_of(sites.values()), recorder):
+        with torch.no_grad(), tracking(layers, sites, norms_of(sites.values()), recorder):
             network(inputs[part].clone())
         for name, found in recorder.rows.items():
             kept[name].append(found)

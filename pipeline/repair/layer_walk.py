@@ -1,7 +1,8 @@
 """The pruned network, walked through layer by layer in small batches of samples."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from pipeline.network.walks import parts_of
 from profiles.errors import StageError
 
 MOST_REPLAYED = 4
-"""Layers after a checkpoint until the next one, where the network allows it."""
+"""Layers after a checkpoint until the next one, where memory has no room for one at each layer."""
 
 
 @dataclass(frozen=True)
@@ -58,11 +59,13 @@ class LayerWalk:
         self._layers, self._owned = dict(network.named_modules()), owned_by(network)
         self._parts = parts_of(network, inputs)
         self._checkpoints: list[Checkpoint | None] = [None] * len(self._parts)
-        probe = _Probe(self._owned, sites, blocks)
-        self._run(probe, inputs[:2])
+        probe, two = _Probe(self._owned, sites, blocks), inputs[:2]
+        self._run(probe, sites, lambda: two)
         self.steps = probe.steps
         """The layers, in the order in which they can be solved."""
-        self._saved = checkpoint_layers(self.steps) if probe.can_go_on else set()
+        largest = max((step.size for step in self.steps), default=0) * len(inputs) // len(two)
+        replayed = 1 if memory.has_room(2 * largest) else MOST_REPLAYED  # new ones beside the old
+        self._saved = checkpoint_layers(self.steps, replayed) if probe.can_go_on else set()
 
     def gather(self, name: str, positions: Tensor) -> Gathered:
         """What all samples give at the layer `name`, at `positions` [samples, n].
@@ -75,7 +78,8 @@ class LayerWalk:
         block_inputs = KeptSamples(self._memory.spool(), self._inputs[:1].device)
         for number, part in enumerate(self._parts):
             walk = _Pass(self._owned, self._checkpoints[number], goal, positions[part])
-            self._run(walk, self._inputs[part])
+            read = partial(self._inputs.__getitem__, part)
+            self._run(walk, [name], read, last=spool is not None)
             if not walk.arrived:
                 raise StageError(
                     f"{name}: not every calibration sample reaches this layer; least squares needs "
@@ -89,26 +93,35 @@ class LayerWalk:
         assert inputs.rows is not None
         return Gathered(inputs.rows, other.rows, block_inputs)
 
-    def _run(self, walk: "_Walk", inputs: Tensor) -> None:
-        norms = norms_of(self._sites.values())
+    def _run(
+        self,
+        walk: "_Walk",
+        tracked: Collection[str],
+        read: Callable[[], Tensor],
+        last: bool = False,
+    ) -> None:
+        """One pass that is told when the layers of `tracked` run, or one that begins their block."""
+        norms = norms_of(self._sites[name] for name in tracked)
+        starts = [self._blocks[name] for name in tracked if name in self._blocks]
         handles = [
-            self._layers[name].register_forward_pre_hook(walk.before(name)) for name in self._sites
+            self._layers[name].register_forward_pre_hook(walk.before(name))
+            for name in {*tracked, *starts}
         ]
         try:
-            with torch.no_grad(), tracking(self._network, self._sites, norms, walk):
-                walk.run(self._network, inputs)
+            with torch.no_grad(), tracking(self._layers, tracked, norms, walk):
+                walk.run(self._network, read, last)
         finally:
             for handle in handles:
                 handle.remove()
 
 
-def checkpoint_layers(steps: Sequence[Step]) -> set[str]:
-    """The layers before which a checkpoint is worth its size: the smallest of every few."""
+def checkpoint_layers(steps: Sequence[Step], replayed: int) -> set[str]:
+    """The layers before which a checkpoint is worth its size: the smallest of every `replayed`."""
     found: set[str] = set()
     last = 0
     while last + 1 < len(steps):
         ahead = [place for place in range(last + 1, len(steps)) if steps[place].sound]
-        near = [place for place in ahead if place <= last + MOST_REPLAYED] or ahead[:1]
+        near = [place for place in ahead if place <= last + replayed] or ahead[:1]
         if not near:
             break
         last = min(near, key=lambda place: (steps[place].size, -place))
@@ -188,6 +201,7 @@ class _Pass(_Walk):
 
     def reached(self, name: str, inputs: Tensor) -> None:
         goal = self._goal
+        self.need((inputs,))
         with self.aside():
             if name == goal.start:
                 self.block_inputs = inputs.clone()

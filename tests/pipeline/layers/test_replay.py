@@ -57,7 +57,7 @@ class Stopping(Replay):
         handles = [m.register_forward_pre_hook(self.before) for m in self._network.modules()]
         handles.append(self._network.register_forward_hook(keep))
         with torch.no_grad(), self:
-            self.run(self._network, inputs)
+            self.run(self._network, lambda: inputs)
         for handle in handles:
             handle.remove()
         return self
