@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from math import prod
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +36,7 @@ class Gathered:
     """What all samples give at one layer."""
 
     inputs: Tensor
-    """[groups, rows, columns]"""
+    """[groups, rows, columns]; overwritten when the walk goes on."""
     other: Tensor | None
     """[rows, outputs]: what the output is about to be added to; None where it joins no sum."""
     block_inputs: Samples
@@ -58,6 +59,7 @@ class LayerWalk:
         self._inputs, self._memory = inputs, memory
         self._layers, self._owned = dict(network.named_modules()), owned_by(network)
         self._parts = parts_of(network, inputs)
+        self._buffer: Tensor | None = None
         self._checkpoints: list[Checkpoint | None] = [None] * len(self._parts)
         probe, two = _Probe(self._owned, sites, blocks), inputs[:2]
         self._run(probe, sites, lambda: two)
@@ -74,7 +76,7 @@ class LayerWalk:
         """
         spool = self._memory.spool() if name in self._saved else None
         goal = _Goal(self._sites[name], self._layers[name], self._blocks.get(name), spool)
-        inputs, other = _Rows(1, positions.numel()), _Rows(0, positions.numel())
+        inputs, other = _Rows(1, positions.numel(), self._buffer), _Rows(0, positions.numel(), None)
         block_inputs = KeptSamples(self._memory.spool(), self._inputs[:1].device)
         for number, part in enumerate(self._parts):
             walk = _Pass(self._owned, self._checkpoints[number], goal, positions[part])
@@ -91,6 +93,8 @@ class LayerWalk:
                 block_inputs.append(walk.block_inputs)
             self._checkpoints[number] = walk.saved or self._checkpoints[number]
         assert inputs.rows is not None
+        if self._buffer is None or inputs.rows.numel() > self._buffer.numel():
+            self._buffer = inputs.rows.view(-1)
         return Gathered(inputs.rows, other.rows, block_inputs)
 
     def _run(
@@ -100,7 +104,7 @@ class LayerWalk:
         read: Callable[[], Tensor],
         last: bool = False,
     ) -> None:
-        """One pass that is told when the layers of `tracked` run, or one that begins their block."""
+        """One pass that is told when layers of `tracked`, and first ones of their blocks, run."""
         norms = norms_of(self._sites[name] for name in tracked)
         starts = [self._blocks[name] for name in tracked if name in self._blocks]
         handles = [
@@ -229,8 +233,9 @@ class _Pass(_Walk):
 class _Rows:
     """Rows of all samples, filled part by part along one axis."""
 
-    def __init__(self, axis: int, count: int) -> None:
-        self._axis, self._count, self._filled = axis, count, 0
+    def __init__(self, axis: int, count: int, buffer: Tensor | None) -> None:
+        """They lie in `buffer`, one-dimensional, where that is given and large enough."""
+        self._axis, self._count, self._filled, self._buffer = axis, count, 0, buffer
         self.rows: Tensor | None = None
 
     def add(self, part: Tensor | None) -> None:
@@ -239,7 +244,10 @@ class _Rows:
         if self.rows is None:
             shape = list(part.shape)
             shape[self._axis] = self._count
-            self.rows = part.new_empty(shape)
+            size, buffer = prod(shape), self._buffer
+            if buffer is None or buffer.numel() < size or buffer.dtype != part.dtype:
+                buffer = part.new_empty(size)
+            self.rows = buffer[:size].view(shape)
         size = part.shape[self._axis]
         self.rows.narrow(self._axis, self._filled, size).copy_(part)
         self._filled += size
