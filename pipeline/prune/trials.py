@@ -15,7 +15,7 @@ from pipeline.network.plan import PruningPlan, apply_plan
 from pipeline.prune.channel_counts import Limits
 from pipeline.prune.choose import Choice, Selection, choose
 from pipeline.prune.prunable import PrunableNetwork
-from pipeline.repair.chain import distance_from
+from pipeline.repair.chain import answers, distance_from
 from pipeline.repair.dense_targets import DenseTargets, dense_targets
 from pipeline.repair.resolve_layers import resolve_layers
 from pipeline.scoring.collect import Loss
@@ -28,12 +28,12 @@ log = logging.getLogger("slimgate")
 
 QUICK_REPAIR_ROWS = 16_000
 """Positions of each layer that the quick repair fits."""
-ROUGH_REPAIR_ROWS = 4_000
+ROUGH_REPAIR_ROWS = 2_000
 """The same in a first round, which only tells whom to try again; never too few for a layer that
 the quick repair has enough for."""
 ROUGH_SHARE, ROUGH_SAMPLES = 0.25, 32
 """The part of the fitted samples that a first round has, and the fewest."""
-FINALISTS = 3
+FINALISTS = 2
 """Selections that are tried again; where there are no more, there is no first round."""
 BEHIND = f"in a first, rougher trial, when {FINALISTS} others were nearer"
 """Why a selection was not tried again."""
@@ -50,12 +50,14 @@ class TrialSetup:
     teacher: Teacher
     held_out: Tensor
     """Inputs [n, ...] that no repair is fitted to, and mixtures of them."""
+    wanted: Sequence[Tensor]
+    """What the dense network answers to them."""
 
     def try_plan(self, plan: PruningPlan) -> tuple[nn.Module, float]:
         """The pruned network, repaired, and its distance from the dense one; inf if not finite."""
         network = apply_plan(self.dense, plan)
         resolve_layers(network, plan, self.targets, 0)
-        return network, distance_from(self.teacher, network, self.held_out)
+        return network, distance_from(self.teacher, network, self.held_out, self.wanted)
 
     def rough(self) -> "TrialSetup":
         """The same with fewer samples and rows to fit, judged alike."""
@@ -74,7 +76,7 @@ def trial_setup(dense: nn.Module, calibration: Calibration, loss: Loss) -> Trial
     teacher = teacher_for_loss(dense, loss, [held_out], temperature=1.0)
     inputs, fitted = calibration.inputs, calibration.fitted
     targets = dense_targets(dense, inputs, fitted, QUICK_REPAIR_ROWS, calibration.memory)
-    return TrialSetup(dense, calibration, targets, teacher, held_out)
+    return TrialSetup(dense, calibration, targets, teacher, held_out, answers(teacher, held_out))
 
 
 def choose_by_trial(
