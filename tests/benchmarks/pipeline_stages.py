@@ -111,9 +111,7 @@ def run_0928fa2(
     with clock.stage("repair"):
         small: nn.Module = room["plan"].apply_plan(network, picked.choice.plan)
         plan = picked.choice.plan
-        reports = room["repair"].repair(
-            small, network, plan, (least_squares,), calibration, loss
-        )
+        reports = room["repair"].repair(small, network, plan, (least_squares,), calibration, loss)
     _tell(type(picked.criterion), type(picked.allocator), reports)
     return small
 
