@@ -18,6 +18,7 @@ from pipeline.prune.prunable import PrunableNetwork
 from pipeline.repair.chain import answers, distance_from
 from pipeline.repair.dense_targets import DenseTargets, dense_targets
 from pipeline.repair.resolve_layers import resolve_layers
+from pipeline.repair.ridge import ALTERNATIONS
 from pipeline.scoring.collect import Loss
 from pipeline.scoring.layer_stats import LayerStats
 from pipeline.store.reports import Trial
@@ -52,21 +53,23 @@ class TrialSetup:
     """Inputs [n, ...] that no repair is fitted to, and mixtures of them."""
     wanted: Sequence[Tensor]
     """What the dense network answers to them."""
+    alternations: int = ALTERNATIONS
+    """Of the quick repair, see `pipeline.repair.ridge`."""
 
     def try_plan(self, plan: PruningPlan) -> tuple[nn.Module, float]:
         """The pruned network, repaired, and its distance from the dense one; inf if not finite."""
         network = apply_plan(self.dense, plan)
-        resolve_layers(network, plan, self.targets, 0)
+        resolve_layers(network, plan, self.targets, 0, self.alternations)
         return network, distance_from(self.teacher, network, self.held_out, self.wanted)
 
     def rough(self) -> "TrialSetup":
-        """The same with fewer samples and rows to fit, judged alike."""
+        """The same with fewer samples and rows to fit, once each, judged alike."""
         samples = max(ROUGH_SAMPLES, round(ROUGH_SHARE * self.calibration.fitted))
         part = self.calibration.first(samples)
         widest = _widest(self.dense, self.targets.sites.values())
         rows = max(ROUGH_REPAIR_ROWS, 2 * widest)
         targets = dense_targets(self.dense, part.inputs, part.fitted, rows, part.memory)
-        return replace(self, targets=targets)
+        return replace(self, targets=targets, alternations=0)
 
 
 def trial_setup(dense: nn.Module, calibration: Calibration, loss: Loss) -> TrialSetup:

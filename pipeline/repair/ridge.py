@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from math import inf
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from pipeline.layers.torch_calls import UNBOUNDED, Range
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """Tried, times the mean of the Gram matrix's diagonal; the held-out rows choose."""
 ALTERNATIONS = 2
+"""Times that the target behind an activation is set anew."""
 CHUNK_ROWS = 4096
 """Rows that are multiplied at a time: what is made of them is small and its memory used again."""
 SMALLEST = 1e-12
@@ -75,7 +77,7 @@ class _Gram:
     mean: Tensor
 
 
-def solve(problem: Problem, fitted: int) -> Solution:
+def solve(problem: Problem, fitted: int, alternations: int = ALTERNATIONS) -> Solution:
     """Least squares on the first `fitted` rows; the others choose the ridge and judge."""
     fit, held = problem.part(0, fitted), problem.part(fitted, len(problem.target))
     gram = _gram(fit)
@@ -84,7 +86,7 @@ def solve(problem: Problem, fitted: int) -> Solution:
     (weight, bias), ridge = min(tried, key=lambda one: error(held, *one[0]))
     found = [(weight, bias)]
     if fit.range != UNBOUNDED:
-        for _ in range(ALTERNATIONS):
+        for _ in range(alternations):
             right, mean = _right(fit, gram, partial(_beyond, weight=weight, bias=bias))
             weight, bias = _ridge(fit, gram, right, mean, ridge)
             found.append((weight, bias))
@@ -175,6 +177,9 @@ def _beyond(problem: Problem, weight: Tensor, bias: Tensor) -> Tensor:
     """The target for the layer's own output; beyond the limits what is predicted there."""
     low, high = problem.range
     got = _sum(problem, weight, bias)
-    wanted = torch.where(problem.target <= low, got.clamp(max=low), problem.target)
-    wanted = torch.where(problem.target >= high, got.clamp(min=high), wanted)
+    wanted = problem.target
+    if low > -inf:
+        wanted = torch.where(problem.target <= low, got.clamp(max=low), wanted)
+    if high < inf:
+        wanted = torch.where(problem.target >= high, got.clamp(min=high), wanted)
     return wanted if problem.other is None else wanted - problem.other
