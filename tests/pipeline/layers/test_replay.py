@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from half_pruned import images
-from networks import NETWORKS, Fork, PreActivation, trained
+from networks import NETWORKS, Chain, Fork, PreActivation, trained
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -119,3 +119,36 @@ class Unseen(nn.Module):
 
 def test_a_pass_says_when_it_has_not_seen_all_that_a_checkpoint_needs() -> None:
     assert not Stopping(trained(Unseen), None, None).over(images(3)).can_go_on
+
+
+class Unread(AssertionError):
+    """The input was read."""
+
+
+def never() -> Tensor:
+    raise Unread
+
+
+class FromTheInput(nn.Module):
+    """Adds its input at the very end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.last(self.first(x)) + x
+        return y
+
+
+def test_the_input_is_read_again_only_where_the_network_asks_for_it() -> None:
+    for kind, asked in ((Chain, False), (FromTheInput, True)):
+        network, inputs = trained(kind), images(3)
+        start = Stopping(network, None, in_order(network, inputs)[-1]).over(inputs).saved
+        assert start is not None
+        with torch.no_grad(), Replay(owned_by(network), start) as again:
+            if not asked:
+                again.run(network, never)
+                continue
+            with pytest.raises(Unread):
+                again.run(network, never)
