@@ -20,6 +20,8 @@ from pipeline.network.nested_tensors import tensors_in
 from pipeline.network.spool import Kept, Spool
 
 INPUT = -1
+OVERWRITTEN = -1
+"""Of the network's input: no version of it."""
 
 
 class Stopped(BaseException):
@@ -77,6 +79,11 @@ class _Restored:
     @cached_property
     def given(self) -> Tensor:
         return self._read()
+
+    @property
+    def has_given(self) -> bool:
+        """Whether the input has been read."""
+        return "given" in vars(self)
 
     def tensor(self, made: _Made) -> Tensor:
         if made.storage is None:
@@ -159,6 +166,8 @@ class Replay(OutputTracker):
         if before and self._restored and place < len(before.results):
             return self._replayed(before.results[place], call, self._restored)
         self.need((*call.tensors, *call.overwritten))
+        if call.overwritten and self._restored is not None:
+            self._restored_view_is_overwritten(call.overwritten, self._restored)
         return super().on_call(call)
 
     def run_call(self, call: Call) -> object:
@@ -166,6 +175,15 @@ class Replay(OutputTracker):
         result = call.run()
         self._results.append(self._noted(result, call))
         return result
+
+    def _restored_view_is_overwritten(self, values: Sequence[Tensor], restored: _Restored) -> None:
+        """Views of the input that a checkpoint brought back do not count as its versions do."""
+        if not restored.has_given:
+            return
+        place = restored.given.untyped_storage().data_ptr()
+        if any(value.untyped_storage().data_ptr() == place for value in values):
+            self.need(() if self._unread is None else (self._unread,))
+            self._given_version = OVERWRITTEN
 
     def _replayed(self, noted: object, call: Call, restored: _Restored) -> object:
         """What the call gave in the pass that made the checkpoint."""

@@ -66,7 +66,9 @@ class LayerWalk:
         self.steps = probe.steps
         """The layers, in the order in which they can be solved."""
         largest = max((step.size for step in self.steps), default=0) * len(inputs) // len(two)
-        replayed = 1 if memory.has_room(2 * largest) else MOST_REPLAYED  # new ones beside the old
+        # The new ones lie beside the old, and those of another device are copied from it.
+        at_hand = two.device.type == "cpu" and memory.has_room(2 * largest)
+        replayed = 1 if at_hand else MOST_REPLAYED
         self._saved = checkpoint_layers(self.steps, replayed) if probe.can_go_on else set()
 
     def gather(self, name: str, positions: Tensor) -> Gathered:

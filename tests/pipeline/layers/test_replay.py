@@ -35,6 +35,21 @@ class Plenty(nn.Module):
         return total + (largest * places).mean((1, 2, 3))[:, None]
 
 
+class ThroughAView(nn.Module):
+    """Overwrites a part of its input between two layers, and reads all of it at the end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.middle, self.last = (nn.Conv2d(3, 3, 1) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        left = x[:, :1]
+        y = self.first(x)
+        left += 1
+        z: Tensor = self.last(self.middle(y) + y) + x
+        return z
+
+
 class Stopping(Replay):
     """Stops before one layer, with a checkpoint, or goes on to the end."""
 
@@ -78,7 +93,7 @@ def in_order(network: nn.Module, inputs: Tensor) -> list[nn.Module]:
 MEMORY = Memory(0)
 
 
-@pytest.mark.parametrize("kind", [*NETWORKS, Fork, PreActivation, Plenty])
+@pytest.mark.parametrize("kind", [*NETWORKS, Fork, PreActivation, Plenty, ThroughAView])
 def test_a_pass_goes_on_from_any_layer_as_if_it_had_not_stopped(kind: type[nn.Module]) -> None:
     network, inputs = trained(kind), images(3)
     with torch.no_grad():
