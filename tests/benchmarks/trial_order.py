@@ -52,8 +52,8 @@ def all_rows(data: Path, full: bool) -> Iterator[Row]:
             plans = [choose(prunable, prepared.stats, way, limits).plan for way in ways]
             first = [rough.try_plan(plan)[1] for plan in plans]
             distances = [setup.try_plan(plan)[1] for plan in plans]
-            order = sorted(range(len(ways)), key=lambda place, by=first: by[place])
-            best = min(range(len(ways)), key=lambda place, by=distances: by[place])
+            order = sorted(range(len(ways)), key=first.__getitem__)
+            best = min(range(len(ways)), key=distances.__getitem__)
             chosen = min(distances[place] for place in order[:FINALISTS])
             log.info("first %s, full %s", first, distances)
             yield {
