@@ -53,7 +53,8 @@ class Folded:
             own = weight / scale.reshape(*weight.shape[:2], 1)
             layer.weight.copy_(layer.weight_of(own))
             outputs = (rows @ own.transpose(1, 2)).transpose(0, 1).flatten(1)
-            variance, mean = torch.var_mean(outputs, 0)
+            mean = outputs.mean(0)
+            variance = outputs.sub_(mean).square_().sum(0) / (len(outputs) - 1)
             shift = torch.zeros_like(mean) if layer.bias is None else layer.bias
             norm.layer.get_buffer("running_var").copy_(variance)
             norm.layer.get_buffer("running_mean").copy_(mean + shift)

@@ -158,7 +158,8 @@ def find_sites(network: nn.Module, example: Tensor) -> dict[str, Site]:
     # In a batch of one, what is added to every sample alike has the shape of a layer's output.
     batch = torch.cat([example[:1], example[:1]])
     finder = _SiteFinder()
-    kinds = {name: kind_of(module) for name, module in network.named_modules()}
+    layers = dict(network.named_modules())
+    kinds = {name: kind_of(layer) for name, layer in layers.items()}
     maps = {name: kind for name, kind in kinds.items() if isinstance(kind, LinearMap)}
 
     def ran(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
@@ -170,7 +171,7 @@ def find_sites(network: nn.Module, example: Tensor) -> dict[str, Site]:
     norms = [n for n, kind in kinds.items() if isinstance(kind, BatchNorm) and kind.foldable]
     handles = [kind.layer.register_forward_hook(ran(name)) for name, kind in maps.items()]
     try:
-        with torch.no_grad(), tracking(network, maps, norms, finder):
+        with torch.no_grad(), tracking(layers, maps, norms, finder):
             network(batch)
     finally:
         for handle in handles:

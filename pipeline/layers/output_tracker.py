@@ -1,7 +1,7 @@
 """Tracks the outputs of layers through a forward pass: batch norms, sums, activations."""
 
 import contextlib
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
@@ -103,9 +103,15 @@ class OutputTracker(TorchCalls):
 
 @contextlib.contextmanager
 def tracking(
-    network: nn.Module, layers: Iterable[str], norms: Collection[str], tracker: OutputTracker
+    modules: Mapping[str, nn.Module],
+    layers: Iterable[str],
+    norms: Collection[str],
+    tracker: OutputTracker,
 ) -> Iterator[None]:
-    """Show `tracker` the outputs of `layers` and of the batch norms of `norms` that read them."""
+    """Show `tracker` the outputs of `layers` and of the batch norms of `norms` that read them.
+
+    Both are names of `modules`.
+    """
 
     def output(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
         def hook(_: nn.Module, __: tuple[Tensor, ...], result: Tensor) -> None:
@@ -122,7 +128,6 @@ def tracking(
 
         return hook
 
-    modules = dict(network.named_modules())
     handles = [modules[name].register_forward_hook(output(name)) for name in layers]
     handles += [modules[name].register_forward_hook(norm(name)) for name in norms]
     try:

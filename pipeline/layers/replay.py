@@ -6,8 +6,9 @@ the shape. So a network of any structure can be walked through layer by layer, i
 """
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,8 @@ from pipeline.network.nested_tensors import tensors_in
 from pipeline.network.spool import Kept, Spool
 
 INPUT = -1
+OVERWRITTEN = -1
+"""Of the network's input: no version of it."""
 
 
 class Stopped(BaseException):
@@ -67,20 +70,31 @@ class _Seen:
     device: torch.device
 
 
-@dataclass(frozen=True)
 class _Restored:
-    """The network's input and the storages of a checkpoint, in memory again."""
+    """The network's input, read when it is asked for, and the storages of a checkpoint."""
 
-    given: Tensor
-    storages: Sequence[Tensor]
+    def __init__(self, read: Callable[[], Tensor], storages: Sequence[Tensor]) -> None:
+        self._read, self._storages = read, storages
+
+    @cached_property
+    def given(self) -> Tensor:
+        return self._read()
+
+    @property
+    def has_given(self) -> bool:
+        """Whether the input has been read."""
+        return "given" in vars(self)
 
     def tensor(self, made: _Made) -> Tensor:
         if made.storage is None:
-            return torch.empty((), dtype=made.dtype, device=made.device).expand(made.size)
-        held = self.given if made.storage == INPUT else self.storages[made.storage]
-        storage = held.untyped_storage()
-        empty = torch.empty(0, dtype=made.dtype, device=made.device)
-        return empty.set_(storage, made.offset, made.size, made.stride)
+            return _without_values(made)
+        return self.fill(torch.empty(0, dtype=made.dtype, device=made.device), made)
+
+    def fill(self, value: Tensor, made: _Made) -> Tensor:
+        """Make `value` what it was at the checkpoint."""
+        assert made.storage is not None
+        held = self.given if made.storage == INPUT else self._storages[made.storage]
+        return value.set_(held.untyped_storage(), made.offset, made.size, made.stride)
 
 
 class Replay(OutputTracker):
@@ -95,24 +109,46 @@ class Replay(OutputTracker):
         self._results: list[object] = []
         self._known: dict[int, TensorWeakRef] = {}
         self._given: _Seen | None = None
+        self._given_version = 0
+        self._unread: Tensor | None = None
+        """The network's input as long as it has no values, because nothing has asked for them."""
         self._aside = False
         self._restored: _Restored | None = None
-        self._given_version = 0
         self.can_go_on = True
         """Whether all that the network computes with was seen, so that checkpoints are sound."""
 
-    def run(self, network: nn.Module, inputs: Tensor) -> None:
-        """The pass on `inputs` [n, ...], up to where it stops."""
+    def run(self, network: nn.Module, read: Callable[[], Tensor], last: bool = False) -> None:
+        """The pass up to where it stops, on what `read` gives, [n, ...].
+
+        `last` where nothing goes on from this pass's checkpoint any more: its tensors may change.
+        """
         with self.aside():
-            inputs = inputs.clone()  # the network may overwrite them
-            if self._checkpoint:
-                made = self._checkpoint.given
-                parts = [kept.read().to(made.device).clone() for kept in self._checkpoint.storages]
-                self._restored = _Restored(inputs, parts)
-                inputs = self._restored.tensor(made)
+            inputs = self._begin(lambda: read().clone(), last)  # the network may overwrite them
             self._given, self._given_version = self._seen(inputs), inputs._version
         with contextlib.suppress(Stopped):
             network(inputs)
+
+    def _begin(self, read: Callable[[], Tensor], last: bool) -> Tensor:
+        """The network's input, and everything that the checkpoint holds."""
+        if self._checkpoint is None:
+            return read()
+        made = self._checkpoint.given
+        parts = [kept.read().to(made.device) for kept in self._checkpoint.storages]
+        self._restored = _Restored(read, parts if last else [part.clone() for part in parts])
+        if made.storage != INPUT:
+            return self._restored.tensor(made)
+        self._unread = _without_values(made)
+        return self._unread
+
+    def need(self, values: Sequence[Tensor]) -> None:
+        """The values of these tensors are about to be read: of the network's input too."""
+        if self._unread is None or not any(value is self._unread for value in values):
+            return
+        assert self._checkpoint is not None
+        assert self._restored is not None
+        value, self._unread = self._unread, None
+        self._restored.fill(value, self._checkpoint.given)
+        self._given_version = value._version
 
     @contextlib.contextmanager
     def aside(self) -> Iterator[None]:
@@ -124,16 +160,36 @@ class Replay(OutputTracker):
             self._aside = False
 
     def on_call(self, call: Call) -> object:
-        return call.run() if self._aside else super().on_call(call)
+        if self._aside:
+            return call.run()
+        before, place = self._checkpoint, len(self._results)
+        if before and self._restored and place < len(before.results):
+            return self._replayed(before.results[place], call, self._restored)
+        self.need((*call.tensors, *call.overwritten))
+        if call.overwritten and self._restored is not None:
+            self._restored_view_is_overwritten(call.overwritten, self._restored)
+        return super().on_call(call)
 
     def run_call(self, call: Call) -> object:
         self._look_at(call)
-        before, place = self._checkpoint, len(self._results)
-        if before and self._restored and place < len(before.results):
-            result = _rebuilt(before.results[place], call, self._restored)
-        else:
-            result = call.run()
+        result = call.run()
         self._results.append(self._noted(result, call))
+        return result
+
+    def _restored_view_is_overwritten(self, values: Sequence[Tensor], restored: _Restored) -> None:
+        """Views of the input that a checkpoint brought back do not count as its versions do."""
+        if not restored.has_given:
+            return
+        place = restored.given.untyped_storage().data_ptr()
+        if any(value.untyped_storage().data_ptr() == place for value in values):
+            self.need(() if self._unread is None else (self._unread,))
+            self._given_version = OVERWRITTEN
+
+    def _replayed(self, noted: object, call: Call, restored: _Restored) -> object:
+        """What the call gave in the pass that made the checkpoint."""
+        result = _rebuilt(noted, call, restored)
+        gone = isinstance(noted, _Made) and noted.storage is None
+        self._results.append(noted if gone or result is noted else self._noted(result, call))
         return result
 
     def bytes_in_use(self) -> int:
@@ -153,6 +209,8 @@ class Replay(OutputTracker):
             numbers[unchanged.untyped_storage().data_ptr()] = INPUT
         assert self._given is not None
         given = _at_checkpoint(self._given, numbers)
+        if self._unread is not None and self._checkpoint is not None:
+            given = self._checkpoint.given
         assert isinstance(given, _Made)
         return Checkpoint(given, [_at_checkpoint(one, numbers) for one in self._results], kept)
 
@@ -200,6 +258,11 @@ class Replay(OutputTracker):
         was_given = before is None or before.given.storage == INPUT
         same = value is not None and value._version == self._given_version
         return value if was_given and same else None
+
+
+def _without_values(made: _Made) -> Tensor:
+    """A tensor of the same shape that nobody reads."""
+    return torch.empty((), dtype=made.dtype, device=made.device).expand(made.size)
 
 
 def owned_by(network: nn.Module) -> dict[int, Tensor]:

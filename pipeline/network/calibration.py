@@ -49,6 +49,14 @@ class Calibration:
         """The fitted samples as arrays on the CPU, `size` at a time."""
         return ((inputs.cpu().numpy(), targets) for inputs, targets in self.batches(size))
 
+    def first(self, fitted: int) -> "Calibration":
+        """No more than `fitted` of the samples that may be fitted, and all held-out ones."""
+        if fitted >= self.fitted:
+            return self
+        inputs = torch.cat([self.inputs[:fitted], self.inputs[self.fitted :]])
+        targets = np.concatenate([self.targets[:fitted], self.targets[self.fitted :]])
+        return Calibration(inputs, targets, self.held_out, self.memory)
+
     def with_mixtures(self) -> "WithMixtures":
         """The same inputs, and as many mixtures."""
         return WithMixtures(self.inputs, self.fitted)

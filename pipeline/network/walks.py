@@ -5,10 +5,11 @@ from torch import Tensor, nn
 
 from pipeline.network.spool import Between, Samples
 
-MOST_SAMPLES = 25
+MOST_SAMPLES = 250
 """More at a time is no faster on a CPU."""
-LARGEST_BYTES = 2**28
-"""Of the largest output of a layer for all samples that walk together."""
+LARGEST_BYTES = 2**26
+"""Of the largest output of a layer for all samples that walk together: memory for more is taken
+from the system and given back at each layer, which costs more than it saves."""
 
 
 def parts_of(network: nn.Module, inputs: Samples) -> list[Between]:

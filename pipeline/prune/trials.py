@@ -1,21 +1,24 @@
 """The selection chosen by trial: prune, repair quickly, compare answers on held-out samples."""
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from math import inf, isfinite
 
 from torch import Tensor, nn
 
+from pipeline.layers.output_sites import Site
 from pipeline.network.calibration import Calibration
 from pipeline.network.distance import Teacher, teacher_for_loss
+from pipeline.network.layer_kinds import linear_map
 from pipeline.network.plan import PruningPlan, apply_plan
 from pipeline.prune.channel_counts import Limits
 from pipeline.prune.choose import Choice, Selection, choose
 from pipeline.prune.prunable import PrunableNetwork
-from pipeline.repair.chain import distance_from
+from pipeline.repair.chain import answers, distance_from
 from pipeline.repair.dense_targets import DenseTargets, dense_targets
 from pipeline.repair.resolve_layers import resolve_layers
+from pipeline.repair.ridge import ALTERNATIONS
 from pipeline.scoring.collect import Loss
 from pipeline.scoring.layer_stats import LayerStats
 from pipeline.store.reports import Trial
@@ -26,6 +29,15 @@ log = logging.getLogger("slimgate")
 
 QUICK_REPAIR_ROWS = 16_000
 """Positions of each layer that the quick repair fits."""
+ROUGH_REPAIR_ROWS = 2_000
+"""The same in a first round, which only tells whom to try again; never too few for a layer that
+the quick repair has enough for."""
+ROUGH_SHARE, ROUGH_SAMPLES = 0.25, 32
+"""The part of the fitted samples that a first round has, and the fewest."""
+FINALISTS = 2
+"""Selections that are tried again; where there are no more, there is no first round."""
+BEHIND = f"in a first, rougher trial, when {FINALISTS} others were nearer"
+"""Why a selection was not tried again."""
 
 
 @dataclass(frozen=True)
@@ -33,17 +45,31 @@ class TrialSetup:
     """What all trials share: the same quick repair, judged on the same held-out samples."""
 
     dense: nn.Module
+    calibration: Calibration
     targets: DenseTargets
     """The dense network's outputs, to which the quick repair fits every layer."""
     teacher: Teacher
     held_out: Tensor
     """Inputs [n, ...] that no repair is fitted to, and mixtures of them."""
+    wanted: Sequence[Tensor]
+    """What the dense network answers to them."""
+    alternations: int = ALTERNATIONS
+    """Of the quick repair, see `pipeline.repair.ridge`."""
 
     def try_plan(self, plan: PruningPlan) -> tuple[nn.Module, float]:
         """The pruned network, repaired, and its distance from the dense one; inf if not finite."""
         network = apply_plan(self.dense, plan)
-        resolve_layers(network, plan, self.targets, 0)
-        return network, distance_from(self.teacher, network, self.held_out)
+        resolve_layers(network, plan, self.targets, 0, self.alternations)
+        return network, distance_from(self.teacher, network, self.held_out, self.wanted)
+
+    def rough(self) -> "TrialSetup":
+        """The same with fewer samples and rows to fit, once each, judged alike."""
+        samples = max(ROUGH_SAMPLES, round(ROUGH_SHARE * self.calibration.fitted))
+        part = self.calibration.first(samples)
+        widest = _widest(self.dense, self.targets.sites.values())
+        rows = max(ROUGH_REPAIR_ROWS, 2 * widest)
+        targets = dense_targets(self.dense, part.inputs, part.fitted, rows, part.memory)
+        return replace(self, targets=targets, alternations=0)
 
 
 def trial_setup(dense: nn.Module, calibration: Calibration, loss: Loss) -> TrialSetup:
@@ -53,7 +79,7 @@ def trial_setup(dense: nn.Module, calibration: Calibration, loss: Loss) -> Trial
     teacher = teacher_for_loss(dense, loss, [held_out], temperature=1.0)
     inputs, fitted = calibration.inputs, calibration.fitted
     targets = dense_targets(dense, inputs, fitted, QUICK_REPAIR_ROWS, calibration.memory)
-    return TrialSetup(dense, targets, teacher, held_out)
+    return TrialSetup(dense, calibration, targets, teacher, held_out, answers(teacher, held_out))
 
 
 def choose_by_trial(
@@ -66,29 +92,66 @@ def choose_by_trial(
     """The choice whose pruned network, repaired, is nearest to the dense one; and every trial.
 
     Not by accuracy: a trained network is right on nearly all of its own training samples.
-    A selection that fails is passed over. Raises StageError when all of them fail.
+    Of many, only those that are nearest after a rougher repair are tried in full. A selection
+    that fails is passed over. Raises StageError when all of them fail.
     """
-    best: Choice | None = None
-    least = inf
-    trials = []
-    for selection in selections:
-        names = {
-            "criterion": name_of(selection.criterion),
-            "allocator": name_of(selection.allocator),
-        }
+    choices: dict[int, Choice] = {}
+    trials: dict[int, Trial] = {}
+    for place, selection in enumerate(selections):
         try:
-            choice = choose(prunable, stats, selection, limits)
+            choices[place] = choose(prunable, stats, selection, limits)
+        except StageError as error:
+            trials[place] = _trial(selection, None, str(error))
+    if len(choices) > FINALISTS:
+        log.info("  a rougher trial of each first:")
+        rough = _tried(choices, setup.rough())
+        nearest = _by_distance(rough)
+        for place in nearest[FINALISTS:]:
+            rough[place] = rough[place].model_copy(update={"reason": BEHIND})
+        trials.update(rough)
+        choices = {place: choices[place] for place in nearest[:FINALISTS]}
+        log.info("  and of the nearest in full:")
+    full = _tried(choices, setup)
+    trials.update(full)
+    best = _by_distance(full)[:1]
+    if not best:
+        last = trials[len(selections) - 1]
+        raise StageError(f"no way to prune this network worked; the last one: {last.reason}")
+    return choices[best[0]], tuple(trials[place] for place in range(len(selections)))
+
+
+def _tried(choices: Mapping[int, Choice], setup: TrialSetup) -> dict[int, Trial]:
+    """A trial of each choice, by its place."""
+    trials = {}
+    for place, choice in choices.items():
+        distance, reason = inf, "its outputs are not finite"
+        try:
             _, distance = setup.try_plan(choice.plan)
         except StageError as error:
-            trials.append(Trial(**names, distance=None, reason=str(error)))
-            continue
-        if not isfinite(distance):
-            trials.append(Trial(**names, distance=None, reason="its outputs are not finite"))
-            continue
-        trials.append(Trial(**names, distance=distance, reason=""))
-        log.info("  %s, %s: %.4f", *names.values(), distance)
-        if distance < least:
-            best, least = choice, distance
-    if best is None:
-        raise StageError(f"no way to prune this network worked; the last one: {trials[-1].reason}")
-    return best, tuple(trials)
+            reason = str(error)
+        if isfinite(distance):
+            trials[place] = _trial(choice.selection, distance, "")
+            names = trials[place].criterion, trials[place].allocator
+            log.info("  %s, %s: %.4f", *names, distance)
+        else:
+            trials[place] = _trial(choice.selection, None, reason)
+    return trials
+
+
+def _by_distance(trials: Mapping[int, Trial]) -> list[int]:
+    """The places of the trials that came to a distance, the nearest first."""
+    found = [(trial.distance, place) for place, trial in trials.items()]
+    return [place for _, place in sorted((d, place) for d, place in found if d is not None)]
+
+
+def _trial(selection: Selection, distance: float | None, reason: str) -> Trial:
+    names = name_of(selection.criterion), name_of(selection.allocator)
+    return Trial(criterion=names[0], allocator=names[1], distance=distance, reason=reason)
+
+
+def _widest(network: nn.Module, sites: Iterable[Site]) -> int:
+    """The most columns of a layer that the quick repair has enough rows for."""
+    layers = dict(network.named_modules())
+    maps = [linear_map(layers[site.layer]) for site in sites]
+    columns = [kind.matrix_of(kind.weight).shape[2] for kind in maps]
+    return max((count for count in columns if 2 * count <= QUICK_REPAIR_ROWS), default=0)

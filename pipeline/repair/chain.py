@@ -33,12 +33,13 @@ def repair(
     """
     held = calibration.inputs[calibration.fitted :]
     teacher = teacher_for_loss(dense, loss, held.split(BATCH_SAMPLES), temperature=1.0)
-    before = distance_from(teacher, network, held)
+    wanted = answers(teacher, held)
+    before = distance_from(teacher, network, held, wanted)
     reports = []
     for recovery in chain:
         state = state_of(network)
         remarks = recovery.recover(network, dense, plan, calibration)
-        after = distance_from(teacher, network, held)
+        after = distance_from(teacher, network, held, wanted)
         kept = after < before
         if not kept:
             set_state(network, state)
@@ -55,11 +56,18 @@ def repair(
     return tuple(reports)
 
 
-def distance_from(teacher: Teacher, network: nn.Module, inputs: Tensor) -> float:
-    """How far the network's outputs are from the teacher's: the mean over samples, or inf."""
+def answers(teacher: Teacher, inputs: Tensor) -> list[Tensor]:
+    """What the teacher answers, batch by batch."""
+    return [teacher.outputs(part).double() for part in inputs.split(BATCH_SAMPLES)]
+
+
+def distance_from(
+    teacher: Teacher, network: nn.Module, inputs: Tensor, wanted: Sequence[Tensor]
+) -> float:
+    """How far the network's outputs are from `answers`: the mean over samples, or inf."""
     total = 0.0
-    for part in inputs.split(BATCH_SAMPLES):
+    for part, goal in zip(inputs.split(BATCH_SAMPLES), wanted, strict=True):
         with torch.no_grad():
             outputs = outputs_of(network, part).double()
-        total += float(teacher.distance(outputs, teacher.outputs(part).double())) * len(part)
+        total += float(teacher.distance(outputs, goal)) * len(part)
     return total / len(inputs) if isfinite(total) else inf

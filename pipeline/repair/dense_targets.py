@@ -11,8 +11,12 @@ from pipeline.layers.output_sites import Site, find_sites, norms_of
 from pipeline.layers.output_tracker import tracking
 from pipeline.layers.row_recorder import RowRecorder
 from pipeline.layers.sampled_rows import positions
+from pipeline.network.layer_kinds import linear_map
 from pipeline.network.spool import KeptSamples, Memory, Samples
 from pipeline.network.walks import parts_of
+
+ROWS_A_COLUMN = 300
+"""More rows of a layer tell nothing more of its weights: a depthwise one has nine an output."""
 
 
 @dataclass(frozen=True)
@@ -38,21 +42,31 @@ def dense_targets(
 ) -> DenseTargets:
     """About `rows` rows of every layer's output on `inputs` [samples, ...], by the layer's name.
 
+    Fewer where so many would tell nothing more.
+
     `network` is in eval mode. The first `fitted` samples are to be fitted, the others judge.
     """
     layers, device = dict(network.named_modules()), inputs[:1].device
     sites = find_sites(network, inputs[:1])
     sampled = {
-        name: positions(site, layers[name], len(inputs), rows) for name, site in sites.items()
+        name: positions(site, layers[name], len(inputs), _rows_of(site, layers[name], rows))
+        for name, site in sites.items()
     }
     spool = memory.spool()
     kept = {name: KeptSamples(spool, device) for name in sites}
     parts = parts_of(network, inputs)
     for part in progress("batches through the dense network", parts, len(parts)):
         recorder = RowRecorder(layers, sites, {name: of[part] for name, of in sampled.items()})
-        with torch.no_grad(), tracking(network, sites, norms_of(sites.values()), recorder):
+        with torch.no_grad(), tracking(layers, sites, norms_of(sites.values()), recorder):
             network(inputs[part].clone())
         for name, found in recorder.rows.items():
             kept[name].append(found)
     whole = {name: found for name, found in kept.items() if len(found)}
     return DenseTargets(inputs, fitted, sites, sampled, whole, memory)
+
+
+def _rows_of(site: Site, layer: nn.Module, rows: int) -> int:
+    """The rows that a layer needs; all where a block ends, for whole blocks are fitted to them."""
+    kind = linear_map(layer)
+    columns = kind.matrix_of(kind.weight).shape[2]
+    return rows if site.joins else min(rows, ROWS_A_COLUMN * columns)

@@ -1,7 +1,9 @@
 """The pruned network, walked through layer by layer in small batches of samples."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from math import prod
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +17,7 @@ from pipeline.network.walks import parts_of
 from profiles.errors import StageError
 
 MOST_REPLAYED = 4
-"""Layers after a checkpoint until the next one, where the network allows it."""
+"""Layers after a checkpoint until the next one, where memory has no room for one at each layer."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Gathered:
     """What all samples give at one layer."""
 
     inputs: Tensor
-    """[groups, rows, columns]"""
+    """[groups, rows, columns]; overwritten when the walk goes on."""
     other: Tensor | None
     """[rows, outputs]: what the output is about to be added to; None where it joins no sum."""
     block_inputs: Samples
@@ -57,12 +59,17 @@ class LayerWalk:
         self._inputs, self._memory = inputs, memory
         self._layers, self._owned = dict(network.named_modules()), owned_by(network)
         self._parts = parts_of(network, inputs)
+        self._buffer: Tensor | None = None
         self._checkpoints: list[Checkpoint | None] = [None] * len(self._parts)
-        probe = _Probe(self._owned, sites, blocks)
-        self._run(probe, inputs[:2])
+        probe, two = _Probe(self._owned, sites, blocks), inputs[:2]
+        self._run(probe, sites, lambda: two)
         self.steps = probe.steps
         """The layers, in the order in which they can be solved."""
-        self._saved = checkpoint_layers(self.steps) if probe.can_go_on else set()
+        largest = max((step.size for step in self.steps), default=0) * len(inputs) // len(two)
+        # The new ones lie beside the old, and those of another device are copied from it.
+        at_hand = two.device.type == "cpu" and memory.has_room(2 * largest)
+        replayed = 1 if at_hand else MOST_REPLAYED
+        self._saved = checkpoint_layers(self.steps, replayed) if probe.can_go_on else set()
 
     def gather(self, name: str, positions: Tensor) -> Gathered:
         """What all samples give at the layer `name`, at `positions` [samples, n].
@@ -71,11 +78,12 @@ class LayerWalk:
         """
         spool = self._memory.spool() if name in self._saved else None
         goal = _Goal(self._sites[name], self._layers[name], self._blocks.get(name), spool)
-        inputs, other = _Rows(1, positions.numel()), _Rows(0, positions.numel())
+        inputs, other = _Rows(1, positions.numel(), self._buffer), _Rows(0, positions.numel(), None)
         block_inputs = KeptSamples(self._memory.spool(), self._inputs[:1].device)
         for number, part in enumerate(self._parts):
             walk = _Pass(self._owned, self._checkpoints[number], goal, positions[part])
-            self._run(walk, self._inputs[part])
+            read = partial(self._inputs.__getitem__, part)
+            self._run(walk, [name], read, last=spool is not None)
             if not walk.arrived:
                 raise StageError(
                     f"{name}: not every calibration sample reaches this layer; least squares needs "
@@ -87,28 +95,39 @@ class LayerWalk:
                 block_inputs.append(walk.block_inputs)
             self._checkpoints[number] = walk.saved or self._checkpoints[number]
         assert inputs.rows is not None
+        if self._buffer is None or inputs.rows.numel() > self._buffer.numel():
+            self._buffer = inputs.rows.view(-1)
         return Gathered(inputs.rows, other.rows, block_inputs)
 
-    def _run(self, walk: "_Walk", inputs: Tensor) -> None:
-        norms = norms_of(self._sites.values())
+    def _run(
+        self,
+        walk: "_Walk",
+        tracked: Collection[str],
+        read: Callable[[], Tensor],
+        last: bool = False,
+    ) -> None:
+        """One pass that is told when layers of `tracked`, and first ones of their blocks, run."""
+        norms = norms_of(self._sites[name] for name in tracked)
+        starts = [self._blocks[name] for name in tracked if name in self._blocks]
         handles = [
-            self._layers[name].register_forward_pre_hook(walk.before(name)) for name in self._sites
+            self._layers[name].register_forward_pre_hook(walk.before(name))
+            for name in {*tracked, *starts}
         ]
         try:
-            with torch.no_grad(), tracking(self._network, self._sites, norms, walk):
-                walk.run(self._network, inputs)
+            with torch.no_grad(), tracking(self._layers, tracked, norms, walk):
+                walk.run(self._network, read, last)
         finally:
             for handle in handles:
                 handle.remove()
 
 
-def checkpoint_layers(steps: Sequence[Step]) -> set[str]:
-    """The layers before which a checkpoint is worth its size: the smallest of every few."""
+def checkpoint_layers(steps: Sequence[Step], replayed: int) -> set[str]:
+    """The layers before which a checkpoint is worth its size: the smallest of every `replayed`."""
     found: set[str] = set()
     last = 0
     while last + 1 < len(steps):
         ahead = [place for place in range(last + 1, len(steps)) if steps[place].sound]
-        near = [place for place in ahead if place <= last + MOST_REPLAYED] or ahead[:1]
+        near = [place for place in ahead if place <= last + replayed] or ahead[:1]
         if not near:
             break
         last = min(near, key=lambda place: (steps[place].size, -place))
@@ -188,6 +207,7 @@ class _Pass(_Walk):
 
     def reached(self, name: str, inputs: Tensor) -> None:
         goal = self._goal
+        self.need((inputs,))
         with self.aside():
             if name == goal.start:
                 self.block_inputs = inputs.clone()
@@ -215,8 +235,9 @@ class _Pass(_Walk):
 class _Rows:
     """Rows of all samples, filled part by part along one axis."""
 
-    def __init__(self, axis: int, count: int) -> None:
-        self._axis, self._count, self._filled = axis, count, 0
+    def __init__(self, axis: int, count: int, buffer: Tensor | None) -> None:
+        """They lie in `buffer`, one-dimensional, where that is given and large enough."""
+        self._axis, self._count, self._filled, self._buffer = axis, count, 0, buffer
         self.rows: Tensor | None = None
 
     def add(self, part: Tensor | None) -> None:
@@ -225,7 +246,10 @@ class _Rows:
         if self.rows is None:
             shape = list(part.shape)
             shape[self._axis] = self._count
-            self.rows = part.new_empty(shape)
+            size, buffer = prod(shape), self._buffer
+            if buffer is None or buffer.numel() < size or buffer.dtype != part.dtype:
+                buffer = part.new_empty(size)
+            self.rows = buffer[:size].view(shape)
         size = part.shape[self._axis]
         self.rows.narrow(self._axis, self._filled, size).copy_(part)
         self._filled += size

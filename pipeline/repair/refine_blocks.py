@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import cos, pi
 
 import torch
@@ -19,6 +20,10 @@ LEARNING_RATE = 0.02
 BIAS_RATE = 0.3
 """The same for biases, relative to the mean of their absolute values, times the rate above."""
 BATCH_SAMPLES = 25
+MOST_PASSES = 10
+"""Over the fitted samples: with few of them, more steps only learn them by heart."""
+LARGEST_BYTES = 2**24
+"""Of what a layer reads for the samples that run at a time; memory of this size is used again."""
 
 
 @dataclass(frozen=True)
@@ -57,9 +62,17 @@ class Block:
         return value
 
     def parts(self, start: int, stop: int) -> list[Between]:
-        """The samples from `start` to before `stop`, a batch at a time."""
-        edges = range(start, stop, BATCH_SAMPLES)
-        return [slice(edge, min(edge + BATCH_SAMPLES, stop)) for edge in edges]
+        """The samples from `start` to before `stop`, as many at a time as run best."""
+        size = max(1, min(BATCH_SAMPLES, LARGEST_BYTES // self._largest))
+        return [slice(edge, min(edge + size, stop)) for edge in range(start, stop, size)]
+
+    @cached_property
+    def _largest(self) -> int:
+        """Bytes of the most that a layer of the block reads for one sample."""
+        weights = [part for folded in self.layers for part in _start(folded)]
+        with torch.no_grad():
+            values = [self.reads(n, weights, slice(0, 1)) for n in range(len(self.layers))]
+        return max(value.nbytes for value in values)
 
     def _output(self, number: int, weights: Sequence[Tensor], value: Tensor) -> Tensor:
         """What layer `number` makes of `value`, before its activation."""
@@ -82,9 +95,9 @@ class Block:
 def refine(block: Block, steps: int, fitted: int) -> list[Tensor] | None:
     """Weight and bias of each layer, all folded; None where it is better as it was.
 
-    `steps` of Adam on the first `fitted` samples, in turn; the others judge. No labels, and
-    nothing but this block: as block reconstruction does for quantisation (BRECQ, arXiv
-    2102.05426).
+    `steps` of Adam, or as many as MOST_PASSES over the first `fitted` samples have, on these in
+    turn; the others judge. No labels, and nothing but this block: as block reconstruction does
+    for quantisation (BRECQ, arXiv 2102.05426).
     """
     before = [part for folded in block.layers for part in _start(folded)]
     weights = [part.clone().requires_grad_() for part in before]
@@ -95,14 +108,16 @@ def refine(block: Block, steps: int, fitted: int) -> list[Tensor] | None:
     )
     size = min(BATCH_SAMPLES, fitted)
     turns = fitted // size
+    steps = min(steps, MOST_PASSES * turns)
     with torch.enable_grad():
         for step in range(steps):
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * 0.5 * (1 + cos(pi * step / steps))
             start = step % turns * size
-            loss = block.error(weights, slice(start, start + size))
             optimizer.zero_grad()
-            loss.backward()
+            for part in block.parts(start, start + size):
+                share = (part.stop - part.start) / size
+                (block.error(weights, part) * share).backward()
             optimizer.step()
     after = [weight.detach() for weight in weights]
     held = (fitted, len(block.inputs))

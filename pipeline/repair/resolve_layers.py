@@ -15,12 +15,16 @@ from pipeline.network.plan import PruningPlan
 from pipeline.repair.dense_targets import DenseTargets
 from pipeline.repair.layer_walk import Gathered, LayerWalk
 from pipeline.repair.refine_blocks import Block, refine
-from pipeline.repair.ridge import Problem, solve
+from pipeline.repair.ridge import ALTERNATIONS, Problem, solve
 from profiles.errors import StageError
 
 
 def resolve_layers(
-    network: nn.Module, plan: PruningPlan, targets: DenseTargets, steps: int
+    network: nn.Module,
+    plan: PruningPlan,
+    targets: DenseTargets,
+    steps: int,
+    alternations: int = ALTERNATIONS,
 ) -> tuple[str, ...]:
     """Re-solve every layer of the pruned `network` in place, in the order they run.
 
@@ -35,7 +39,7 @@ def resolve_layers(
     blocks = pruned_blocks(targets.sites, plan) if steps else {}
     starts = {end: block[0].layer for end, block in blocks.items() if end in sites}
     walk = LayerWalk(network, sites, starts, targets.inputs, targets.memory)
-    solver = _LayerSolver(modules, plan, targets, steps)
+    solver = _LayerSolver(modules, plan, targets, steps, alternations)
     with torch.no_grad():
         for step in progress("layers solved again", walk.steps, len(walk.steps)):
             gathered = walk.gather(step.layer, targets.positions[step.layer])
@@ -57,9 +61,15 @@ class _LayerSolver:
     """Fits one layer, or one block, at a time."""
 
     def __init__(
-        self, layers: dict[str, nn.Module], plan: PruningPlan, targets: DenseTargets, steps: int
+        self,
+        layers: dict[str, nn.Module],
+        plan: PruningPlan,
+        targets: DenseTargets,
+        steps: int,
+        alternations: int,
     ) -> None:
-        self._layers, self._targets, self._steps = layers, targets, steps
+        self._layers, self._targets = layers, targets
+        self._steps, self._alternations = steps, alternations
         self._kept = {name: kept.out.channels for name, kept in plan.layers.items() if kept.out}
         self.remarks: list[str] = []
 
@@ -86,7 +96,7 @@ class _LayerSolver:
             bias=layer.affine()[1],
             shifts=layer.shifts(),
         )
-        found = solve(problem, fitted)
+        found = solve(problem, fitted, self._alternations)
         if found.better:
             layer.write(found.weight, found.bias, rows)
 

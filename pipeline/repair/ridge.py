@@ -1,6 +1,9 @@
 """Ridge regression of a layer's weights towards its own, aware of the activation that follows."""
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
+from math import inf
 
 import torch
 from torch import Tensor
@@ -10,7 +13,9 @@ from pipeline.layers.torch_calls import UNBOUNDED, Range
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """Tried, times the mean of the Gram matrix's diagonal; the held-out rows choose."""
 ALTERNATIONS = 2
-CHUNK_ROWS = 8192
+"""Times that the target behind an activation is set anew."""
+CHUNK_ROWS = 4096
+"""Rows that are multiplied at a time: what is made of them is small and its memory used again."""
 SMALLEST = 1e-12
 """A variance or a mean of squares below this is none."""
 
@@ -34,6 +39,11 @@ class Problem:
     """What the layer has now."""
     shifts: bool
     """Whether it has a place for a bias."""
+
+    def chunks(self) -> "Iterator[Problem]":
+        """The same, some rows at a time."""
+        for start in range(0, len(self.target), CHUNK_ROWS):
+            yield self.part(start, min(start + CHUNK_ROWS, len(self.target)))
 
     def part(self, start: int, stop: int) -> "Problem":
         """The same on the rows from `start` to before `stop`."""
@@ -67,19 +77,19 @@ class _Gram:
     mean: Tensor
 
 
-def solve(problem: Problem, fitted: int) -> Solution:
+def solve(problem: Problem, fitted: int, alternations: int = ALTERNATIONS) -> Solution:
     """Least squares on the first `fitted` rows; the others choose the ridge and judge."""
     fit, held = problem.part(0, fitted), problem.part(fitted, len(problem.target))
     gram = _gram(fit)
-    wanted = fit.target if fit.other is None else fit.target - fit.other
-    right, mean = _right(fit, gram, wanted)
+    right, mean = _right(fit, gram, _whole)
     tried = [(_ridge(fit, gram, right, mean, ridge), ridge) for ridge in RIDGES]
     (weight, bias), ridge = min(tried, key=lambda one: error(held, *one[0]))
     found = [(weight, bias)]
     if fit.range != UNBOUNDED:
-        for _ in range(ALTERNATIONS):
-            right, mean = _right(fit, gram, _beyond(fit, *found[-1]))
-            found.append(_ridge(fit, gram, right, mean, ridge))
+        for _ in range(alternations):
+            right, mean = _right(fit, gram, partial(_beyond, weight=weight, bias=bias))
+            weight, bias = _ridge(fit, gram, right, mean, ridge)
+            found.append((weight, bias))
     after, (weight, bias) = min(
         ((error(held, *one), one) for one in found), key=lambda pair: pair[0]
     )
@@ -109,22 +119,36 @@ def _gram(problem: Problem) -> _Gram:
     inputs = problem.inputs
     mean = inputs.mean(1) if problem.shifts else inputs.new_zeros(inputs.shape[0], inputs.shape[2])
     moments = inputs.new_zeros(len(inputs), *[inputs.shape[2]] * 2, dtype=torch.float64)
-    for chunk in inputs.split(CHUNK_ROWS, 1):
-        centred = chunk - mean[:, None]
+    for chunk in problem.chunks():
+        centred = chunk.inputs - mean[:, None]
         moments += centred.transpose(1, 2) @ centred
     return _Gram(moments, mean)
 
 
-def _right(problem: Problem, gram: _Gram, wanted: Tensor) -> tuple[Tensor, Tensor]:
-    """The right-hand side [groups, columns, outputs / groups], and the mean that was wanted."""
+def _right(
+    problem: Problem, gram: _Gram, wanted: Callable[[Problem], Tensor]
+) -> tuple[Tensor, Tensor]:
+    """The right-hand side [groups, columns, outputs / groups], and the mean that is wanted.
+
+    `wanted` gives the layer's own outputs for some rows. They are nearly centred by the first of
+    them, so that little is lost in single precision, and the rest is made good with the means.
+    """
     groups, outputs, columns = problem.weight.shape
-    mean = wanted.mean(0) if problem.shifts else wanted.new_zeros(wanted.shape[1])
     right = gram.moments.new_zeros(groups, columns, outputs)
-    for chunk, goal in zip(
-        problem.inputs.split(CHUNK_ROWS, 1), wanted.split(CHUNK_ROWS), strict=True
-    ):
-        centred = (goal - mean).reshape(-1, groups, outputs).transpose(0, 1)
-        right += (chunk - gram.mean[:, None]).transpose(1, 2) @ centred
+    total = gram.moments.new_zeros(groups, outputs)
+    near: Tensor | None = None
+    for chunk in problem.chunks():
+        goal = wanted(chunk)
+        if near is None:
+            near = goal.mean(0) if problem.shifts else torch.zeros_like(goal[0])
+        goal = (goal - near).reshape(-1, groups, outputs).transpose(0, 1)
+        right += chunk.inputs.transpose(1, 2) @ goal
+        total += goal.sum(1)
+    assert near is not None
+    if not problem.shifts:
+        return right, near
+    right -= gram.mean[:, :, None] * total[:, None]
+    mean = near + (total / len(problem.target)).flatten().to(near.dtype)
     return right, mean
 
 
@@ -144,10 +168,18 @@ def _ridge(
     return weight, mean - (weight @ gram.mean[:, :, None]).flatten()
 
 
+def _whole(problem: Problem) -> Tensor:
+    """The target for the layer's own output."""
+    return problem.target if problem.other is None else problem.target - problem.other
+
+
 def _beyond(problem: Problem, weight: Tensor, bias: Tensor) -> Tensor:
     """The target for the layer's own output; beyond the limits what is predicted there."""
     low, high = problem.range
     got = _sum(problem, weight, bias)
-    wanted = torch.where(problem.target <= low, got.clamp(max=low), problem.target)
-    wanted = torch.where(problem.target >= high, got.clamp(min=high), wanted)
+    wanted = problem.target
+    if low > -inf:
+        wanted = torch.where(problem.target <= low, got.clamp(max=low), wanted)
+    if high < inf:
+        wanted = torch.where(problem.target >= high, got.clamp(min=high), wanted)
     return wanted if problem.other is None else wanted - problem.other

@@ -75,7 +75,10 @@ def eliminate(consumers: Sequence[Consumer], ridge: float) -> Elimination:
 
 
 class _State:
-    """The inverse moments and refitted weights of a consumer's columns that are left."""
+    """The inverse moments and refitted weights of a consumer's columns that are left.
+
+    Columns that are gone hold zeros, until half are gone and all of them are dropped.
+    """
 
     def __init__(self, consumer: Consumer, ridge: float) -> None:
         self._units, self._variance = consumer.units, consumer.variance
@@ -90,10 +93,15 @@ class _State:
             factor, failed = torch.linalg.cholesky_ex(consumer.moments + torch.diag(steady))
         self._inverse = torch.cholesky_inverse(factor)
         self._weight = consumer.weight.clone()
+        self._left = torch.arange(len(self._weight), device=self._weight.device)
+        """The columns that these rows are of."""
+        self._places = self._left.clone()
+        """The row of each column."""
+        self._gone = 0
 
     def losses(self, units: Tensor) -> Tensor:
         """The relative loss of removing each of the units alone."""
-        columns = self._units[units]
+        columns = self._places[self._units[units]]
         own = self._weight[columns]
         blocks = self._inverse[columns[:, :, None], columns[:, None]]
         losses: Tensor = (own * torch.linalg.solve(blocks, own)).sum((1, 2)) / self._variance
@@ -101,7 +109,7 @@ class _State:
 
     def remove(self, units: Tensor) -> float:
         """Refit the other columns without these; the relative loss."""
-        gone = self._units[units].flatten()
+        gone = self._places[self._units[units].flatten()]
         across = self._inverse[:, gone]
         block = across[gone]
         shift = torch.linalg.solve(block, self._weight[gone])
@@ -109,4 +117,15 @@ class _State:
         self._weight -= across @ shift
         self._inverse -= across @ torch.linalg.solve(block, across.T)
         self._weight[gone] = 0
+        self._left[gone] = -1
+        self._gone += len(gone)
+        if 2 * self._gone >= len(self._left):
+            self._drop()
         return lost
+
+    def _drop(self) -> None:
+        kept = (self._left >= 0).nonzero().flatten()
+        self._inverse = self._inverse[kept][:, kept]
+        self._weight, self._left = self._weight[kept], self._left[kept]
+        self._places[self._left] = torch.arange(len(kept), device=kept.device)
+        self._gone = 0

@@ -43,7 +43,7 @@ def eliminations(
         recorder = RowRecorder(layers, sites, places)
         handles = [layers[n].register_forward_pre_hook(moments[n].hook(places[n])) for n in names]
         try:
-            with torch.no_grad(), tracking(network, names, norms, recorder):
+            with torch.no_grad(), tracking(layers, names, norms, recorder):
                 network(inputs[part].clone())
         finally:
             for handle in handles:

@@ -37,22 +37,25 @@ class Convolution(LinearMap):
         own = padding or self.padding
         pairs = zip(inputs.split(CHUNK_SAMPLES), chosen.split(CHUNK_SAMPLES), strict=True)
         rows = [self._patches(own.around(part), positions, places) for part, places in pairs]
-        return torch.cat(rows, 1)
+        return rows[0] if len(rows) == 1 else torch.cat(rows, 1)
 
     def _patches(self, padded: Tensor, positions: tuple[int, ...], chosen: Tensor) -> Tensor:
         layer = self.layer
-        flat = padded.flatten(2).transpose(1, 2).contiguous()
         starts = torch.unravel_index(chosen, positions)
-        taken = []
-        for offset in itertools.product(*map(range, layer.kernel_size)):
+        offsets = list(itertools.product(*map(range, layer.kernel_size)))
+        read = []
+        for offset in offsets:
             place = torch.zeros_like(chosen)
             axes = zip(starts, layer.stride, offset, layer.dilation, padded.shape[2:], strict=True)
             for start, stride, step, dilation, size in axes:
                 place = place * size + start * stride + step * dilation
-            taken.append(rows_at(flat, place.to(flat.device)))
-        rows = torch.stack(taken, 1)  # [rows, kernel, channels]
-        split = rows.reshape(*rows.shape[:2], layer.groups, -1)
-        return split.permute(2, 0, 1, 3).reshape(layer.groups, len(rows), -1)
+            read.append(place)
+        places = torch.stack(read, 2).flatten(1).to(padded.device)  # [samples, n * kernel]
+        flat = padded.flatten(2).transpose(1, 2)
+        if 2 * places.shape[1] > flat.shape[1]:  # much is read: once in order is quicker
+            flat = flat.contiguous()
+        rows = rows_at(flat, places).reshape(chosen.numel(), len(offsets), layer.groups, -1)
+        return rows.permute(2, 0, 1, 3).reshape(layer.groups, chosen.numel(), -1)
 
     def matrix_of(self, weight: Tensor) -> Tensor:
         grouped = weight.reshape(self.groups, -1, weight.shape[1], weight[0, 0].numel())

@@ -266,6 +266,9 @@ class LinearMap(FilterBank):
 
 def rows_at(values: Tensor, places: Tensor) -> Tensor:
     """The rows [samples * n, channels] of [samples, positions, channels] at `places`."""
+    if values.is_contiguous():
+        first = torch.arange(len(places), device=values.device)[:, None] * values.shape[1]
+        return values.flatten(0, 1).index_select(0, (first + places).flatten())
     samples = torch.arange(len(places), device=values.device)[:, None]
     return values[samples, places].flatten(0, 1)
 

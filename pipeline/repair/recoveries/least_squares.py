@@ -21,7 +21,7 @@ class LeastSquares(Recovery):
     rows: PositiveInt = 64_000
     """Positions of each layer's output that are compared."""
     steps: NonNegativeInt = 160
-    """Steps of `pipeline.repair.refine_blocks` for each block that ends in a sum."""
+    """Steps of `pipeline.repair.refine_blocks`, at most, for each block that ends in a sum."""
 
     def recover(
         self, network: nn.Module, dense: nn.Module, plan: PruningPlan, calibration: Calibration

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from half_pruned import images
-from networks import NETWORKS, Fork, PreActivation, trained
+from networks import NETWORKS, Chain, Fork, PreActivation, trained
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -35,6 +35,21 @@ class Plenty(nn.Module):
         return total + (largest * places).mean((1, 2, 3))[:, None]
 
 
+class ThroughAView(nn.Module):
+    """Overwrites a part of its input between two layers, and reads all of it at the end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.middle, self.last = (nn.Conv2d(3, 3, 1) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        left = x[:, :1]
+        y = self.first(x)
+        left += 1
+        z: Tensor = self.last(self.middle(y) + y) + x
+        return z
+
+
 class Stopping(Replay):
     """Stops before one layer, with a checkpoint, or goes on to the end."""
 
@@ -57,7 +72,7 @@ class Stopping(Replay):
         handles = [m.register_forward_pre_hook(self.before) for m in self._network.modules()]
         handles.append(self._network.register_forward_hook(keep))
         with torch.no_grad(), self:
-            self.run(self._network, inputs)
+            self.run(self._network, lambda: inputs)
         for handle in handles:
             handle.remove()
         return self
@@ -78,7 +93,7 @@ def in_order(network: nn.Module, inputs: Tensor) -> list[nn.Module]:
 MEMORY = Memory(0)
 
 
-@pytest.mark.parametrize("kind", [*NETWORKS, Fork, PreActivation, Plenty])
+@pytest.mark.parametrize("kind", [*NETWORKS, Fork, PreActivation, Plenty, ThroughAView])
 def test_a_pass_goes_on_from_any_layer_as_if_it_had_not_stopped(kind: type[nn.Module]) -> None:
     network, inputs = trained(kind), images(3)
     with torch.no_grad():
@@ -119,3 +134,36 @@ class Unseen(nn.Module):
 
 def test_a_pass_says_when_it_has_not_seen_all_that_a_checkpoint_needs() -> None:
     assert not Stopping(trained(Unseen), None, None).over(images(3)).can_go_on
+
+
+class Unread(AssertionError):
+    """The input was read."""
+
+
+def never() -> Tensor:
+    raise Unread
+
+
+class FromTheInput(nn.Module):
+    """Adds its input at the very end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.last(self.first(x)) + x
+        return y
+
+
+def test_the_input_is_read_again_only_where_the_network_asks_for_it() -> None:
+    for kind, asked in ((Chain, False), (FromTheInput, True)):
+        network, inputs = trained(kind), images(3)
+        start = Stopping(network, None, in_order(network, inputs)[-1]).over(inputs).saved
+        assert start is not None
+        with torch.no_grad(), Replay(owned_by(network), start) as again:
+            if not asked:
+                again.run(network, never)
+                continue
+            with pytest.raises(Unread):
+                again.run(network, never)

@@ -16,7 +16,7 @@ from pipeline.prune.allocators import Allocator, Candidate
 from pipeline.prune.allocators import reconstruction as by_reconstruction
 from pipeline.prune.allocators.uniform import Uniform
 from pipeline.prune.channel_counts import Limits
-from pipeline.prune.choose import Choice, Selection
+from pipeline.prune.choose import Choice, Selection, choose
 from pipeline.prune.criteria import Criterion
 from pipeline.prune.criteria.magnitude import Magnitude
 from pipeline.prune.criteria.random import Random
@@ -24,8 +24,14 @@ from pipeline.prune.criteria.reconstruction import Reconstruction
 from pipeline.prune.criteria.taylor import Taylor
 from pipeline.prune.prunable import PrunableNetwork, find_prunable
 from pipeline.prune.statistics import needs_of, statistics
-from pipeline.prune.trials import choose_by_trial, trial_setup
-from pipeline.repair.chain import distance_from
+from pipeline.prune.trials import (
+    BEHIND,
+    FINALISTS,
+    ROUGH_SAMPLES,
+    choose_by_trial,
+    trial_setup,
+)
+from pipeline.repair.chain import answers, distance_from
 from pipeline.scoring.collect import LayerStats
 from pipeline.store.reports import Trial
 from pipeline.task import cross_entropy
@@ -67,9 +73,11 @@ def test_the_selection_of_the_least_distance_is_chosen(kind: type[nn.Module]) ->
     found = [distance for distance in distances if distance is not None]
     assert len(found) == len(distances)
     chosen = list(zip(CRITERIA * 2, (a for a in ALLOCATORS for _ in CRITERIA), strict=True))
-    best = chosen[found.index(min(found))]
+    in_full = [place for place, trial in enumerate(trials) if not trial.reason]
+    best = chosen[min(in_full, key=lambda place: found[place])]
     assert (choice.selection.criterion, choice.selection.allocator) == best
-    assert all(not trial.reason for trial in trials)
+    assert len(in_full) == FINALISTS
+    assert {trial.reason for trial in trials} == {"", BEHIND}
     kept = prunable.macs_at(choice.counts())
     assert kept <= 0.5 * prunable.macs
     apply_plan(dense, choice.plan)
@@ -90,13 +98,36 @@ def test_the_choice_is_no_worse_than_any_pair_alone_and_the_same_every_time() ->
     assert again.plan == whole.plan
 
 
+def test_a_rougher_trial_of_each_says_which_are_tried_in_full() -> None:
+    prunable, samples = find_prunable(trained(Residual), images(1)), calibration()
+    _, trials = tried(prunable)
+    setup = trial_setup(prunable.network, samples, cross_entropy)
+    rough = setup.rough()
+    assert len(rough.targets.inputs) == ROUGH_SAMPLES + samples.held_out
+    assert torch.equal(rough.targets.inputs[:ROUGH_SAMPLES], samples.inputs[:ROUGH_SAMPLES])
+    assert torch.equal(rough.targets.inputs[ROUGH_SAMPLES:], samples.inputs[samples.fitted :])
+    assert rough.held_out is setup.held_out
+    stats = statistics(prunable, samples, cross_entropy, needs_of(CRITERIA, ALLOCATORS))
+    limits = Limits(macs=0.5 * prunable.macs)
+    choices = [
+        choose(prunable, stats, Selection(one, by), limits) for by in ALLOCATORS for one in CRITERIA
+    ]
+    roughly = [rough.try_plan(choice.plan)[1] for choice in choices]
+    in_full = sorted(range(len(choices)), key=lambda place: roughly[place])[:FINALISTS]
+    assert [place for place, trial in enumerate(trials) if not trial.reason] == sorted(in_full)
+    for place, (trial, choice) in enumerate(zip(trials, choices, strict=True)):
+        full = place in in_full
+        assert trial.distance == (setup.try_plan(choice.plan)[1] if full else roughly[place])
+
+
 def test_a_trial_is_repaired_before_it_is_judged() -> None:
     prunable, samples = find_prunable(trained(Residual), images(1)), calibration()
     choice, (trial,) = tried(prunable, [Magnitude()], [Uniform()])
     mixed = samples.with_mixtures()
     held = mixed[mixed.fitted : len(mixed)]
     teacher = teacher_for_loss(prunable.network, cross_entropy, [held], temperature=1.0)
-    raw = distance_from(teacher, apply_plan(prunable.network, choice.plan), held)
+    small = apply_plan(prunable.network, choice.plan)
+    raw = distance_from(teacher, small, held, answers(teacher, held))
     assert trial.distance is not None
     assert trial.distance < 0.7 * raw
 

@@ -14,7 +14,7 @@ from torch.nn import functional
 from pipeline.network.calibration import Calibration
 from pipeline.network.distance import teacher_for_loss
 from pipeline.network.plan import Kept, LayerPlan, PruningPlan, apply_plan
-from pipeline.repair.chain import distance_from, repair
+from pipeline.repair.chain import answers, distance_from, repair
 from pipeline.repair.recoveries import Recovery
 from pipeline.repair.recoveries.bias_compensate import BiasCompensate
 from pipeline.repair.recoveries.bn_recalibrate import BnRecalibrate
@@ -208,7 +208,7 @@ def test_the_distance_reported_is_the_divergence_on_the_held_out_samples() -> No
     (report,) = repair(small, dense, plan, [LeastSquares(steps=0)], samples, cross_entropy)
     assert report.distance_before == pytest.approx(expected, rel=1e-5)
     teacher = teacher_for_loss(dense, cross_entropy, [held], temperature=1.0)
-    assert report.distance_after == distance_from(teacher, small, held)
+    assert report.distance_after == distance_from(teacher, small, held, answers(teacher, held))
     assert report.name == "least_squares"
     assert report.kept
 

@@ -9,7 +9,8 @@ from pipeline.layers.folded_layer import Folded
 from pipeline.layers.output_sites import find_sites
 from pipeline.layers.sampled_rows import output_rows
 from pipeline.network.layer_kinds import linear_map
-from pipeline.repair.refine_blocks import Block, refine
+from pipeline.repair import refine_blocks
+from pipeline.repair.refine_blocks import BATCH_SAMPLES, MOST_PASSES, Block, refine
 
 
 class Branch(nn.Module):
@@ -64,3 +65,32 @@ def test_a_block_that_is_right_already_is_not_refined() -> None:
     with torch.no_grad():
         wanted = network.second(functional.relu(network.norm(network.first(inputs)))) + inputs
     assert refine(block_of(network, inputs, wanted), 30, 50) is None
+
+
+def small_block() -> Block:
+    torch.manual_seed(1)
+    inputs = torch.randn(120, 4, 6, 6)
+    dense, small = Branch(8).eval(), Branch(5).eval()
+    with torch.no_grad():
+        wanted = dense.second(functional.relu(dense.norm(dense.first(inputs)))) + inputs
+    return block_of(small, inputs, wanted)
+
+
+def test_few_samples_are_gone_through_no_more_often_than_is_of_use() -> None:
+    block, turns = small_block(), 100 // BATCH_SAMPLES
+    capped, asked = refine(block, 10**6, 100), refine(block, MOST_PASSES * turns, 100)
+    assert capped is not None
+    assert asked is not None
+    assert all(torch.equal(one, other) for one, other in zip(capped, asked, strict=True))
+
+
+def test_how_many_samples_run_at_a_time_changes_no_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    together = refine(small_block(), 20, 100)
+    monkeypatch.setattr(refine_blocks, "LARGEST_BYTES", 3 * 5 * 36 * 4)  # three samples
+    block = small_block()
+    assert len(block.parts(0, BATCH_SAMPLES)) == 9
+    in_turn = refine(block, 20, 100)
+    assert together is not None
+    assert in_turn is not None
+    for one, other in zip(together, in_turn, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
