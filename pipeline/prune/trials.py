@@ -34,7 +34,7 @@ ROUGH_REPAIR_ROWS = 2_000
 the quick repair has enough for."""
 ROUGH_SHARE, ROUGH_SAMPLES = 0.25, 32
 """The part of the fitted samples that a first round has, and the fewest."""
-FINALISTS = 2
+FINALISTS = 3
 """Selections that are tried again; where there are no more, there is no first round."""
 BEHIND = f"in a first, rougher trial, when {FINALISTS} others were nearer"
 """Why a selection was not tried again."""

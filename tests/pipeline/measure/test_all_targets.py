@@ -124,7 +124,7 @@ def test_a_board_that_computes_something_else_ships_nothing(
     ssh = changed(board.ssh, python=str(python))
     outcome = project.slimgate("run", project.recipe(**target(ssh, device="own.toml")))
     assert outcome.code == 5
-    step = "own: running it there" if portable == "true" else "building with ort at fp32 on root@"
+    step = "own: running it on the device" if portable == "true" else "building with ort at fp32 on root@"
     assert step in outcome.err
     assert "changed the network" in outcome.err
     assert not project.bundle.exists()
