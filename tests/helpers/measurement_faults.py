@@ -20,6 +20,7 @@ from known_measurement import (
 
 from profiles.device import Identity
 from profiles.limits import LIMITS
+from profiles.machine.conditions import Conditions
 from profiles.measurement import LatencyRun, StartRun
 from profiles.requirements import MIN_PROCESSES, MIN_STARTS
 
@@ -69,6 +70,18 @@ def of_device(**fields: object) -> Spoil:
     return lambda case, _: replace(case, device=device)
 
 
+def meanwhile(stretch: str, looks: tuple[Conditions, ...]) -> Spoil:
+    """One process whose machine was like this during the calls of that stretch alone."""
+    return lambda case, _: case.timed([changed(**{stretch: looks}), *[run()] * 4])
+
+
+BAD_STRETCHES: Mapping[str, tuple[Conditions, ...]] = {
+    "others meanwhile": (look(2, 9.0), look(4, 9.4)),
+    "throttled meanwhile": (look(2), look(4, throttle_events=4)),
+    "load untold meanwhile": (look(2), look(4, None)),
+    "clock stood still meanwhile": (look(2), look(2)),
+    "not looked at meanwhile": (),
+}
 SPOILED: Mapping[str, Mapping[str, Spoil]] = {
     "any": {
         "over": over,
@@ -124,11 +137,13 @@ SPOILED: Mapping[str, Mapping[str, Spoil]] = {
         "NaN": lambda case, _: case.timed([changed(energy_mj=math.nan), *[run()] * 4]),
         "below zero": lambda case, _: case.timed([changed(energy_mj=-1.0)] * 5),
         "nothing used": lambda case, _: case.timed([changed(energy_mj=0.0), *[run()] * 4]),
+        **{name: meanwhile("energy_conditions", looks) for name, looks in BAD_STRETCHES.items()},
     },
     "in frames": {
         "no frames": lambda case, _: case.timed([changed(frames_ns=()), *[run()] * 4]),
         "few frames": lambda case, _: case.timed([changed(frames_ns=(5,) * 11)] * 5),
         "frames without time": lambda case, _: case.timed([changed(frames_ns=(0,) * 60)] * 5),
+        **{name: meanwhile("frame_conditions", looks) for name, looks in BAD_STRETCHES.items()},
     },
     "started": {
         "missing": lambda case, _: case.weighed([]),
