@@ -61,8 +61,8 @@ def time_engines(
     frame_looks = [looks[-1]]
     if frame_interval_ms is not None:
         interval_s = frame_interval_ms / 1e3
-        count = max(least_samples, round(FRAMES_S / interval_s))
-        frames = paced(calls["shipped"], interval_s, count, _looking(frame_looks))
+        looking = _looking(frame_looks)
+        frames = paced(calls["shipped"], interval_s, FRAMES_S, least_samples, looking)
         frame_looks.append(conditions())
     energy_mj = energy_per_call_mj(calls["shipped"], ENERGY_S) if "shipped" in calls else None
     return {

@@ -72,18 +72,19 @@ def interleave(
 
 
 def paced(
-    call: Call, interval_s: float, count: int, idle: Callable[[float], None]
+    call: Call, interval_s: float, seconds: float, least: int, idle: Callable[[float], None]
 ) -> tuple[int, ...]:
-    """Wall time of each of `count` calls that start one frame interval apart, nanoseconds.
+    """Wall time of each call, one frame interval after the one before, nanoseconds.
 
-    Between two frames the processor idles and its caches cool, which calls back to back never
-    show. A call that takes longer than the interval delays the next, which counts as its own time.
+    For at least `seconds` in all and `least` calls. Between two frames the processor idles and its
+    caches cool, which calls back to back never show. A call that takes longer than the interval
+    delays the next, which counts as its own time.
     Before every wait `idle` is told how many seconds are left until the next frame.
     """
-    found = []
+    found: list[int] = []
     start = time.perf_counter_ns()
-    for frame in range(count):
-        due = start + round(frame * interval_s * 1e9)
+    while len(found) < least or time.perf_counter_ns() < start + seconds * 1e9:
+        due = start + round(len(found) * interval_s * 1e9)
         idle((due - time.perf_counter_ns()) / 1e9)
         wait_s = (due - time.perf_counter_ns()) / 1e9
         if wait_s > 0:

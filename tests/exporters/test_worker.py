@@ -76,8 +76,8 @@ def test_a_latency_job_gives_whole_samples_of_every_engine(engine: Path) -> None
 
 def test_frames_are_timed_where_they_are_asked_for(engine: Path) -> None:
     found = LatencyRun.model_validate_json(work(clock(engine, frame_interval_ms=20)).stdout)
-    assert len(found.frames_ns) == 50  # a second of them; 12 were asked for
-    assert elapsed_s(found.frame_conditions) >= 49 * 20e-3
+    assert len(found.frames_ns) > 40  # a second of them, where 12 were asked for
+    assert elapsed_s(found.frame_conditions) >= 1
     assert len(found.frame_conditions) > 2
     assert elapsed_s(found.energy_conditions) > 0
     assert found.frame_conditions[0] == found.conditions[-1]

@@ -4,6 +4,8 @@ import random
 import time
 from itertools import pairwise
 
+import pytest
+
 from profiles.machine.latency import LEAST_CALLS, Timed, interleave, paced, warm_up
 
 
@@ -119,15 +121,23 @@ def test_no_frame_starts_before_its_time() -> None:
     starts: list[float] = []
     left: list[float] = []
     began = time.perf_counter()
-    found = paced(lambda: starts.append(time.perf_counter()), 0.02, 5, left.append)
+    found = paced(lambda: starts.append(time.perf_counter()), 0.02, 0, 5, left.append)
     assert len(found) == len(left) == 5
     assert max(left) <= 0.02
     assert all(start - began >= 0.02 * frame for frame, start in enumerate(starts))
 
 
+@pytest.mark.parametrize("interval_s", [0.02, 1e-12])
+def test_frames_go_on_for_the_time_that_is_asked_for(interval_s: float) -> None:
+    began = time.perf_counter()
+    found = paced(lambda: time.sleep(0.01), interval_s, 0.2, 2, lambda _: None)
+    assert 0.2 <= time.perf_counter() - began < 2
+    assert 2 < len(found) <= 21
+
+
 def test_a_frame_that_has_to_wait_for_the_one_before_is_late() -> None:
     waits = iter([0.5, 0, 0])
-    found = paced(lambda: time.sleep(next(waits)), 0.1, 3, lambda _: None)
+    found = paced(lambda: time.sleep(next(waits)), 0.1, 0, 3, lambda _: None)
     assert found[0] >= 0.5e9
     assert found[1] >= 0.4e9  # due at 0.1 s, answered at 0.5 s
     assert found[2] >= 0.3e9
