@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from functools import lru_cache
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
@@ -84,7 +85,7 @@ def layer_times_ms(path: str, options: Options, batch: int) -> dict[str, float]:
 
 def compiled(graph: bytes, weights: bytes, threads: int, **more: bool) -> openvino.CompiledModel:
     """The network on the CPU, in one stream; with `more` of OpenVINO's own options."""
-    core = openvino.Core()
+    core = _core()
     options = {
         # Left alone, it computes in bf16 where the processor can.
         "INFERENCE_PRECISION_HINT": "f32",
@@ -94,3 +95,14 @@ def compiled(graph: bytes, weights: bytes, threads: int, **more: bool) -> openvi
         **more,
     }
     return core.compile_model(core.read_model(model=graph, weights=weights), DEVICE, options)
+
+
+@lru_cache(maxsize=1)
+def _core() -> openvino.Core:
+    """The one of this process, which keeps the plugin for CPUs loaded to the end.
+
+    The plugin gives the thread that loads it a stack for signals, and frees it when the last user
+    of the plugin is gone. Where that happens in another thread, the first thread still has the
+    stack that was freed, and the next signal ends the process.
+    """
+    return openvino.Core()

@@ -97,6 +97,25 @@ def test_weights_cut_short_inside_a_whole_engine_are_a_fault_of_the_device(
         OpenVino().open(engine)
 
 
+def test_a_signal_reaches_a_process_that_let_an_engine_go_in_another_thread(
+    model: onnx.ModelProto, tmp_path: Path
+) -> None:
+    engine, _ = built(model, tmp_path)
+    code = """
+import gc, os, signal, sys, threading
+from pathlib import Path
+from exporters.engines.openvino import OpenVino
+held = [OpenVino().open(Path(sys.argv[1]))]
+thread = threading.Thread(target=lambda: (held.clear(), gc.collect()))
+thread.start()
+thread.join()
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))
+os.kill(os.getpid(), signal.SIGTERM)
+"""
+    done = subprocess.run([sys.executable, "-P", "-c", code, str(engine)], check=False)
+    assert done.returncode == 7
+
+
 def test_importing_it_starts_no_process_and_reports_to_nobody() -> None:
     code = """
 import os, socket, sys
