@@ -182,7 +182,7 @@ def _start_time_fault(measurement: Measurement) -> str:
     if not all(run.load_ms > 0 and run.first_ms > 0 for run in starts):
         return "a start took no time at all; measure again"
     # Starts tell no conditions of their own; the timed processes ran on the same machine.
-    return _crowding_fault(measurement)
+    return _fault_meanwhile([run.conditions for run in measurement.latency], measurement)
 
 
 def _memory_fault(measurement: Measurement) -> str:
@@ -251,7 +251,7 @@ SCORES = Requirement(_scores_fault)
 BETTER_THAN_CHANCE = Requirement(_chance_fault)
 """Of losses against the dense network: one that knows nothing has nothing to lose."""
 START_TIME = Requirement(_start_time_fault)
-"""Of wall times of starts; whether the machine was crowded is told by the timed processes."""
+"""Of wall times of starts; what the machine was like is told by the timed processes."""
 MEMORY = Requirement(_memory_fault)
 STEADY_MEMORY = Requirement(_steady_memory_fault)
 MEMORY_OF_BOTH = Requirement(_memory_of_both_fault)

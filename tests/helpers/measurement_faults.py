@@ -151,6 +151,7 @@ SPOILED: Mapping[str, Mapping[str, Spoil]] = {
         "NaN": lambda case, _: case.weighed([weighed(load_ms=math.nan), *[weighed()] * 4]),
         "no time passed": lambda case, _: case.weighed([weighed(load_ms=0), *[weighed()] * 4]),
         "no timed process": lambda case, _: case.timed([]),
+        "throttled": lambda case, _: case.timed([throttled(), *[run()] * 4]),
     },
     "steady": {
         "NaN": lambda case, _: case.weighed([steady(math.nan), *[weighed()] * 4]),
