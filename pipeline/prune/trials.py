@@ -1,16 +1,14 @@
 """The selection chosen by trial: prune, repair quickly, compare answers on held-out samples."""
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf, isfinite
 
 from torch import Tensor, nn
 
-from pipeline.layers.output_sites import Site
 from pipeline.network.calibration import Calibration
 from pipeline.network.distance import Teacher, teacher_for_loss
-from pipeline.network.layer_kinds import linear_map
 from pipeline.network.plan import PruningPlan, apply_plan
 from pipeline.prune.channel_counts import Limits
 from pipeline.prune.choose import Choice, Selection, choose
@@ -30,8 +28,7 @@ log = logging.getLogger("slimgate")
 QUICK_REPAIR_ROWS = 16_000
 """Positions of each layer that the quick repair fits."""
 ROUGH_REPAIR_ROWS = 2_000
-"""The same in a first round, which only tells whom to try again; never too few for a layer that
-the quick repair has enough for."""
+"""The same in a first round, which only tells whom to try again."""
 ROUGH_SHARE, ROUGH_SAMPLES = 0.25, 32
 """The part of the fitted samples that a first round has, and the fewest."""
 FINALISTS = 3
@@ -66,9 +63,9 @@ class TrialSetup:
         """The same with fewer samples and rows to fit, once each, judged alike."""
         samples = max(ROUGH_SAMPLES, round(ROUGH_SHARE * self.calibration.fitted))
         part = self.calibration.first(samples)
-        widest = _widest(self.dense, self.targets.sites.values())
-        rows = max(ROUGH_REPAIR_ROWS, 2 * widest)
-        targets = dense_targets(self.dense, part.inputs, part.fitted, rows, part.memory)
+        targets = dense_targets(
+            self.dense, part.inputs, part.fitted, ROUGH_REPAIR_ROWS, part.memory
+        )
         return replace(self, targets=targets, alternations=0)
 
 
@@ -147,11 +144,3 @@ def _by_distance(trials: Mapping[int, Trial]) -> list[int]:
 def _trial(selection: Selection, distance: float | None, reason: str) -> Trial:
     names = name_of(selection.criterion), name_of(selection.allocator)
     return Trial(criterion=names[0], allocator=names[1], distance=distance, reason=reason)
-
-
-def _widest(network: nn.Module, sites: Iterable[Site]) -> int:
-    """The most columns of a layer that the quick repair has enough rows for."""
-    layers = dict(network.named_modules())
-    maps = [linear_map(layers[site.layer]) for site in sites]
-    columns = [kind.matrix_of(kind.weight).shape[2] for kind in maps]
-    return max((count for count in columns if 2 * count <= QUICK_REPAIR_ROWS), default=0)

@@ -80,13 +80,6 @@ class _LayerSolver:
         if not math.isfinite(float(rows.sum())):
             raise StageError(f"{name}: its inputs are not finite on the calibration samples")
         fitted = self._targets.fitted * self._targets.positions[name].shape[1]
-        if fitted < rows.shape[2]:
-            needed = -(-rows.shape[2] * self._targets.fitted // fitted)
-            self.remarks.append(
-                f"{name}: {fitted} rows for {rows.shape[2]} weights an output are too few for "
-                f"least squares, about {needed} samples are needed; the layer is as it was"
-            )
-            return
         problem = Problem(
             inputs=rows,
             target=self._target(name),

@@ -69,26 +69,18 @@ class Solution:
         return self.error_after < self.error_before
 
 
-@dataclass(frozen=True)
-class _Gram:
-    """Centred second moments, [groups, columns, columns] double, and means [groups, columns]."""
-
-    moments: Tensor
-    mean: Tensor
-
-
 def solve(problem: Problem, fitted: int, alternations: int = ALTERNATIONS) -> Solution:
     """Least squares on the first `fitted` rows; the others choose the ridge and judge."""
     fit, held = problem.part(0, fitted), problem.part(fitted, len(problem.target))
-    gram = _gram(fit)
-    right, mean = _right(fit, gram, _whole)
-    tried = [(_ridge(fit, gram, right, mean, ridge), ridge) for ridge in RIDGES]
+    system = (_ByRows if fitted < fit.inputs.shape[2] else _ByColumns)(fit)
+    goal = system.goal(_whole)
+    tried = [(system.solved(goal, ridge), ridge) for ridge in RIDGES]
     (weight, bias), ridge = min(tried, key=lambda one: error(held, *one[0]))
     found = [(weight, bias)]
     if fit.range != UNBOUNDED:
         for _ in range(alternations):
-            right, mean = _right(fit, gram, partial(_beyond, weight=weight, bias=bias))
-            weight, bias = _ridge(fit, gram, right, mean, ridge)
+            goal = system.goal(partial(_beyond, weight=weight, bias=bias))
+            weight, bias = system.solved(goal, ridge)
             found.append((weight, bias))
     after, (weight, bias) = min(
         ((error(held, *one), one) for one in found), key=lambda pair: pair[0]
@@ -114,58 +106,115 @@ def _sum(problem: Problem, weight: Tensor, bias: Tensor) -> Tensor:
     return outputs if problem.other is None else outputs + problem.other
 
 
-def _gram(problem: Problem) -> _Gram:
-    """A layer without a place for a bias is fitted through the origin."""
-    inputs = problem.inputs
-    mean = inputs.mean(1) if problem.shifts else inputs.new_zeros(inputs.shape[0], inputs.shape[2])
-    moments = inputs.new_zeros(len(inputs), *[inputs.shape[2]] * 2, dtype=torch.float64)
-    for chunk in problem.chunks():
-        centred = chunk.inputs - mean[:, None]
-        moments += centred.transpose(1, 2) @ centred
-    return _Gram(moments, mean)
+@dataclass(frozen=True)
+class _Goal:
+    """The outputs that are wanted of the layer itself."""
+
+    right: Tensor
+    """The right-hand side of the system, [groups, columns or rows, outputs / groups] double."""
+    mean: Tensor
+    """[outputs]"""
 
 
-def _right(
-    problem: Problem, gram: _Gram, wanted: Callable[[Problem], Tensor]
-) -> tuple[Tensor, Tensor]:
-    """The right-hand side [groups, columns, outputs / groups], and the mean that is wanted.
+class _ByColumns:
+    """The normal equations: centred second moments of the columns.
 
-    `wanted` gives the layer's own outputs for some rows. They are nearly centred by the first of
-    them, so that little is lost in single precision, and the rest is made good with the means.
+    A layer without a place for a bias is fitted through the origin.
     """
-    groups, outputs, columns = problem.weight.shape
-    right = gram.moments.new_zeros(groups, columns, outputs)
-    total = gram.moments.new_zeros(groups, outputs)
-    near: Tensor | None = None
-    for chunk in problem.chunks():
-        goal = wanted(chunk)
-        if near is None:
-            near = goal.mean(0) if problem.shifts else torch.zeros_like(goal[0])
-        goal = (goal - near).reshape(-1, groups, outputs).transpose(0, 1)
-        right += chunk.inputs.transpose(1, 2) @ goal
-        total += goal.sum(1)
-    assert near is not None
-    if not problem.shifts:
-        return right, near
-    right -= gram.mean[:, :, None] * total[:, None]
-    mean = near + (total / len(problem.target)).flatten().to(near.dtype)
-    return right, mean
+
+    def __init__(self, problem: Problem) -> None:
+        inputs = problem.inputs
+        self._problem, self._mean = problem, _mean_inputs(problem)
+        self._moments = inputs.new_zeros(len(inputs), *[inputs.shape[2]] * 2, dtype=torch.float64)
+        for chunk in problem.chunks():
+            centred = chunk.inputs - self._mean[:, None]
+            self._moments += centred.transpose(1, 2) @ centred
+
+    def goal(self, wanted: Callable[[Problem], Tensor]) -> _Goal:
+        """`wanted` gives the layer's own outputs for some rows.
+
+        They are nearly centred by the first of them, so that little is lost in single precision,
+        and the rest is made good with the means.
+        """
+        shifts = self._problem.shifts
+        groups, outputs, columns = self._problem.weight.shape
+        right = self._moments.new_zeros(groups, columns, outputs)
+        total = self._moments.new_zeros(groups, outputs)
+        near: Tensor | None = None
+        for chunk in self._problem.chunks():
+            goal = wanted(chunk)
+            if near is None:
+                near = goal.mean(0) if shifts else torch.zeros_like(goal[0])
+            goal = _by_group(goal - near, groups)
+            right += chunk.inputs.transpose(1, 2) @ goal
+            total += goal.sum(1)
+        assert near is not None
+        if not shifts:
+            return _Goal(right, near)
+        right -= self._mean[:, :, None] * total[:, None]
+        mean = near + (total / len(self._problem.target)).flatten().to(near.dtype)
+        return _Goal(right, mean)
+
+    def solved(self, goal: _Goal, ridge: float) -> tuple[Tensor, Tensor]:
+        """Weight and bias of least squares plus `ridge` times their distance from those there are.
+
+        `ridge` is a part of the mean of the moments' diagonal.
+        """
+        problem = self._problem
+        diagonal = self._moments.diagonal(dim1=1, dim2=2)
+        scale = (diagonal.mean(1).clamp(min=SMALLEST) * ridge)[:, None]
+        left = self._moments + torch.diag_embed(scale.expand_as(diagonal))
+        pull = scale[:, None] * problem.weight.double().transpose(1, 2)
+        factor, failed = torch.linalg.cholesky_ex(left)
+        if bool(failed.any()):  # too close to singular for this ridge: nothing better than before
+            return problem.weight, problem.bias
+        found = torch.cholesky_solve(goal.right + pull, factor).transpose(1, 2)
+        return _with_bias(found.to(problem.weight.dtype), self._mean, goal.mean)
 
 
-def _ridge(
-    problem: Problem, gram: _Gram, right: Tensor, mean: Tensor, ridge: float
-) -> tuple[Tensor, Tensor]:
-    """The weights of least squares plus `ridge` times their distance from those there are."""
-    diagonal = gram.moments.diagonal(dim1=1, dim2=2)
-    scale = (diagonal.mean(1).clamp(min=SMALLEST) * ridge)[:, None]
-    left = gram.moments + torch.diag_embed(scale.expand_as(diagonal))
-    pull = scale[:, None] * problem.weight.double().transpose(1, 2)
-    factor, failed = torch.linalg.cholesky_ex(left)
-    if bool(failed.any()):  # too close to singular for this ridge: nothing better than before
-        return problem.weight, problem.bias
-    solved = torch.cholesky_solve(right + pull, factor)
-    weight = solved.transpose(1, 2).to(problem.weight.dtype)
-    return weight, mean - (weight @ gram.mean[:, :, None]).flatten()
+class _ByRows:
+    """The same solution by products of the rows, where there are fewer of them than columns."""
+
+    def __init__(self, problem: Problem) -> None:
+        self._problem, self._mean = problem, _mean_inputs(problem)
+        self._centred = (problem.inputs - self._mean[:, None]).double()
+        self._moments = self._centred @ self._centred.transpose(1, 2)
+
+    def goal(self, wanted: Callable[[Problem], Tensor]) -> _Goal:
+        """What `wanted` gives, less what the weights that there are give of it."""
+        problem = self._problem
+        goal = wanted(problem)
+        mean = goal.mean(0) if problem.shifts else torch.zeros_like(goal[0])
+        own = self._centred @ problem.weight.double().transpose(1, 2)
+        return _Goal(_by_group(goal - mean, len(own)) - own, mean)
+
+    def solved(self, goal: _Goal, ridge: float) -> tuple[Tensor, Tensor]:
+        """As `_ByColumns.solved`."""
+        problem, diagonal = self._problem, self._moments.diagonal(dim1=1, dim2=2)
+        scale = (diagonal.sum(1) / self._centred.shape[2]).clamp(min=SMALLEST) * ridge
+        left = self._moments + torch.diag_embed(scale[:, None].expand_as(diagonal))
+        factor, failed = torch.linalg.cholesky_ex(left)
+        if bool(failed.any()):
+            return problem.weight, problem.bias
+        change = torch.cholesky_solve(goal.right, factor).transpose(1, 2) @ self._centred
+        found = (problem.weight + change).to(problem.weight.dtype)
+        return _with_bias(found, self._mean, goal.mean)
+
+
+def _mean_inputs(problem: Problem) -> Tensor:
+    """[groups, columns]; zeros for a layer without a place for a bias."""
+    inputs = problem.inputs
+    return inputs.mean(1) if problem.shifts else inputs.new_zeros(len(inputs), inputs.shape[2])
+
+
+def _by_group(outputs: Tensor, groups: int) -> Tensor:
+    """[rows, outputs] as [groups, rows, outputs / groups]."""
+    return outputs.reshape(len(outputs), groups, -1).transpose(0, 1)
+
+
+def _with_bias(weight: Tensor, inputs: Tensor, outputs: Tensor) -> tuple[Tensor, Tensor]:
+    """The weight and the bias that gives the mean outputs for the mean inputs."""
+    return weight, outputs - (weight @ inputs[:, :, None]).flatten()
 
 
 def _whole(problem: Problem) -> Tensor:

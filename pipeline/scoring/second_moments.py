@@ -16,6 +16,7 @@ from pipeline.network.layer_kinds import linear_map
 from pipeline.network.spool import Samples
 from pipeline.network.walks import parts_of
 from pipeline.scoring.elimination import Consumer, Elimination, eliminate
+from pipeline.scoring.shrinkage import chance_share, shrunk, squared_moments
 
 RIDGE = 1e-3
 """Times the diagonal: what the second moments are steadied with before they are inverted."""
@@ -66,10 +67,11 @@ class _Moments:
 
     def __init__(self, site: Site, layer: nn.Module) -> None:
         self._site, self._layer = site, layer
-        self._count = 0
+        self._count = self._samples = 0
         self._shift: Tensor | None = None
         self._sums: Tensor | None = None
         self._products: Tensor | None = None
+        self._squares = torch.zeros(())
         self._output_sums = self._output_squares = torch.zeros(())
 
     def hook(self, places: Tensor) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
@@ -81,6 +83,8 @@ class _Moments:
             products = (rows.transpose(1, 2) @ rows).double()
             sums = rows.sum(1).double()
             self._count += rows.shape[1]
+            self._samples += len(places)
+            self._squares = self._squares + squared_moments(rows, len(places))
             self._products = products if self._products is None else self._products + products
             self._sums = sums if self._sums is None else self._sums + sums
 
@@ -95,7 +99,9 @@ class _Moments:
         assert self._products is not None
         assert self._sums is not None
         mean = self._sums / self._count
-        moments = self._products / self._count - mean[:, :, None] * mean[:, None]
+        shifted = self._products / self._count
+        chance = chance_share(shifted, self._squares / self._samples, self._samples)
+        moments = shrunk(shifted - mean[:, :, None] * mean[:, None], chance)
         output = self._output_sums / self._count
         variance = float((self._output_squares / self._count - output.square()).sum())
         weight = layer.weight().double().transpose(1, 2)

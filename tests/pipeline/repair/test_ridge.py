@@ -14,7 +14,7 @@ from pipeline.layers.folded_layer import Folded
 from pipeline.layers.output_sites import Site
 from pipeline.layers.sampled_rows import input_rows, output_rows, positions
 from pipeline.layers.torch_calls import RELU, UNBOUNDED, Range
-from pipeline.repair.ridge import Problem, error, solve
+from pipeline.repair.ridge import RIDGES, Problem, error, solve
 
 CONV = nn.Conv2d
 
@@ -121,6 +121,27 @@ def test_degenerate_layers_have_a_finite_solution(kind: str, limits: Range) -> N
     assert bool(solution.weight.isfinite().all())
     assert bool(solution.bias.isfinite().all())
     assert solution.error_after <= 1.05 * solution.error_before
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("rows", [12, 200])
+def test_few_rows_and_many_give_the_ridge_solution_that_is_nearest_to_the_old_weights(
+    rows: int, bias: bool
+) -> None:
+    torch.manual_seed(0)
+    layer, inputs = nn.Linear(20, 3, bias=bias), torch.randn(rows + 50, 20) + 0.5
+    target = torch.randn(rows + 50, 3)
+    found, _, _ = problem(layer, inputs, target)
+    got = solve(found, rows).weight[0]
+    x, y, weight = (part.detach().double() for part in (inputs[:rows], target[:rows], layer.weight))
+    if bias:
+        x, y = x - x.mean(0), y - y.mean(0)
+    solutions = []
+    for ridge in RIDGES:
+        root = (ridge * x.square().sum() / 20).sqrt()
+        left = torch.cat([x, root * torch.eye(20, dtype=torch.float64)])
+        solutions.append(torch.linalg.lstsq(left, torch.cat([y, root * weight.T])).solution.T)
+    assert min(float((got - one).abs().max()) for one in solutions) < 1e-5
 
 
 def test_better_is_said_only_of_what_is_better_on_held_out_rows() -> None:
