@@ -15,6 +15,8 @@ Anything that is not a SlimgateError is a bug and shows its traceback.
 import errno
 import platform
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -86,3 +88,26 @@ class IntegrityError(SlimgateError):
     """A file differs from its manifest, or could run code when opened."""
 
     exit_code = 7
+
+
+NO_MEMORY = ("can't allocate memory", "failed to allocate memory", "bad_alloc", "out of memory")
+"""What libraries say when memory runs out, besides raising MemoryError."""
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Whether memory ran out: libraries' errors share neither a class nor words."""
+    said = str(error).lower()
+    return isinstance(error, MemoryError) or any(words in said for words in NO_MEMORY)
+
+
+@contextmanager
+def lack_of_memory_refused(doing: str) -> Iterator[None]:
+    """Raise StageError where memory runs out while `doing` this: it says nothing of the network."""
+    try:
+        yield
+    except Exception as error:
+        if not lacks_memory(error):
+            raise
+        raise StageError(
+            f"{doing} takes more memory than there is: end other programs, or use a larger machine"
+        ) from error

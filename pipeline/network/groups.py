@@ -18,7 +18,7 @@ from pipeline.network.channel_tracer import IS_OUTPUT, TracedChannels, trace_cha
 from pipeline.network.layer_kinds import FILTER_BANKS, FilterBank, Side, kind_of
 from pipeline.network.plan import Kept, LayerPlan, PruningPlan, apply_plan, channels_of, masked
 from pipeline.network.proof_inputs import is_constant, with_noise
-from profiles.errors import StageError
+from profiles.errors import StageError, lack_of_memory_refused, lacks_memory
 
 TOLERANCE = 1e-4
 """Largest difference between removed and masked, relative to the largest output."""
@@ -115,28 +115,58 @@ def fault(network: nn.Module, plan: PruningPlan, example: Tensor) -> str:
     return _trial(network, plan, example)[0]
 
 
+@lack_of_memory_refused("proving which channels can be removed")
 def _trial(network: nn.Module, plan: PruningPlan, example: Tensor) -> tuple[str, bool]:
     """As `fault`, and whether that proves anything: whether the masked network's answers vary."""
-    samples, noise = with_noise(example)
-    silent, answers = masked(network, plan), []
-    for inputs in (samples, noise):
-        with torch.no_grad():
-            try:
-                small = apply_plan(network, plan)(inputs)
-            except Exception as error:  # whatever the network's own code raises on smaller layers
-                reason = f"the network does not run without these channels: {_first_line(error)}"
-                return reason, True
-            large = silent(inputs)
-        if small.shape != large.shape:
-            return IS_OUTPUT, True
-        if inputs is noise and not bool(large.isfinite().all()):
-            continue  # the network has no answer to it
-        difference = float((small - large).abs().max()) / max(1e-6, float(large.abs().max()))
-        if not difference <= TOLERANCE:
-            reason = f"removing differs from masking by {difference:.1e}: channels mix elsewhere"
-            return reason, True
-        answers.append(large)
-    return "", not is_constant(torch.cat(answers))
+    batches = with_noise(example)
+    try:
+        small = _answers(apply_plan(network, plan), batches)
+    except Exception as error:  # whatever the network's own code raises on smaller layers
+        if lacks_memory(error):
+            raise
+        return f"the network does not run without these channels: {_first_line(error)}", True
+    large = _answers(masked(network, plan), batches)
+    if [one.shape for one in small] != [one.shape for one in large]:
+        return IS_OUTPUT, True
+    difference = _difference(small, large)
+    if TOLERANCE < difference < math.inf:
+        difference = _difference_in_float64(network, plan, batches, difference)
+    if not difference <= TOLERANCE:
+        return f"removing differs from masking by {difference:.1e}: channels mix elsewhere", True
+    answered = [answers for answers in large if bool(answers.isfinite().all())]
+    return "", not is_constant(torch.cat(answered))
+
+
+def _answers(network: nn.Module, batches: Sequence[Tensor]) -> list[Tensor]:
+    with torch.no_grad():
+        return [network(batch) for batch in batches]
+
+
+def _difference(small: Sequence[Tensor], large: Sequence[Tensor]) -> float:
+    """The largest on the samples and on noise, which a network may have no finite answer to."""
+    samples, noise = zip(small, large, strict=True)
+    pairs = (samples, noise) if bool(noise[1].isfinite().all()) else (samples,)
+    differences = [
+        float((one - other).abs().max()) / max(1e-6, float(other.abs().max()))
+        for one, other in pairs
+    ]
+    return float(np.max(differences))  # NaN where one of them is
+
+
+def _difference_in_float64(
+    network: nn.Module, plan: PruningPlan, batches: Sequence[Tensor], known: float
+) -> float:
+    """The same without the rounding that a deep network may blow up to any size, on noise above
+    all: removing sums in another order than masking. `known` where it only computes in float32.
+    """
+    wider = [batch.double() for batch in batches]
+    try:
+        small = _answers(apply_plan(network, plan).double(), wider)
+        return _difference(small, _answers(masked(network, plan).double(), wider))
+    except Exception as error:  # whatever the network's own code raises on another type
+        if lacks_memory(error):
+            raise
+        return known
 
 
 def _proven(
@@ -147,12 +177,14 @@ def _proven(
         return []
     generator = np.random.default_rng(0)
     orders = {g.name: generator.permutation(g.size) for g in groups}
-    trials = []
+    reason, proves = "", False
     for part in (slice(None, None, 2), slice(1, None, 2)):  # every unit is gone once
         kept = {name: order[part] for name, order in orders.items()}
-        trials.append(_trial(network, make_plan(network, groups, kept), example))
-    reason = next((reason for reason, _ in trials if reason), "")
-    if not reason and not any(proves for _, proves in trials):
+        reason, one_proves = _trial(network, make_plan(network, groups, kept), example)
+        proves |= one_proves
+        if reason:
+            break
+    if not reason and not proves:
         reason = "without these channels the network answers all inputs alike: that proves nothing"
     if not reason:
         return list(groups)
@@ -167,11 +199,14 @@ def _proven(
     ]
 
 
+@lack_of_memory_refused("tracing the network")
 def _traced(network: nn.Module, example: Tensor) -> TracedChannels:
     """On a copy: some networks keep tensors that they have computed once."""
     try:
         return trace_channels(copy.deepcopy(network), example)
     except Exception as error:  # whatever the network's own code raises
+        if lacks_memory(error):
+            raise
         raise StageError(f"the network cannot be traced: {_first_line(error)}") from error
 
 
