@@ -16,6 +16,9 @@ rounding on the way to small outputs is as large as on the way to large ones."""
 SCORE_SPREAD = 0.005
 """The same of scores, which lie in [0, 1] whatever lies beside them: most classes are in no
 picture, and stay near 0."""
+FEWEST_SCORES = 16
+"""A column of fewer values is not taken for scores: of a thousand classes' outputs for a few
+inputs some lie in [0, 1], close together, by chance."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ def _along(axis: int, wanted: FloatArray, found: FloatArray) -> list[ColumnError
     for index in range(wanted.shape[axis]):
         want = wanted.take(index, axis).astype(np.float64)
         difference = float(np.sqrt(np.square(found.take(index, axis) - want).mean()))
-        is_score = want.min() >= 0 and 0 < want.max() <= 1
+        is_score = want.size >= FEWEST_SCORES and want.min() >= 0 and 0 < want.max() <= 1
         spread = max(float(want.std()), SCORE_SPREAD if is_score else least)
         errors.append(ColumnError(f"column {index} of axis {axis}", difference / (spread or 1.0)))
     return errors

@@ -297,6 +297,22 @@ def test_scores_of_classes_that_no_input_shows_may_be_rounded_away() -> None:
     require("rounding", compare(network, rounded, feeds(1, 4, count=32)), "int8")
 
 
+def test_an_output_that_lies_between_0_and_1_on_a_few_inputs_is_no_score() -> None:
+    """One of a thousand, as ResNet-152 gives it in float64 and torch and ONNX Runtime round it."""
+    true = np.array([0.89752, 0.87617, 0.79049, 0.76199])
+    by_torch, by_runtime = np.array([[5, 2, -3, -12], [11, 3, -3, -1]]) * 1e-5 + true
+
+    def network(column: Floats, largest: float = 6.76) -> Network:
+        return lambda _: np.stack([column, largest * np.arange(1, -1, -0.5)], 1, dtype=np.float32)
+
+    found = compare(network(by_torch), network(by_runtime), INPUTS[:1])
+    assert found.worst_column == "column 0 of axis 1"
+    require("rounding", found)
+    lost = compare(network(by_torch), network(by_torch * 0 + true.mean()), INPUTS[:1])
+    with pytest.raises(StageError, match="column 0 of axis 1 off by"):
+        require("losing", lost)
+
+
 def test_values_of_anchors_are_columns_too() -> None:
     """[n, anchors, values]: losing one value of all anchors is losing a column."""
 
