@@ -92,6 +92,7 @@ class IntegrityError(SlimgateError):
 
 NO_MEMORY = ("can't allocate memory", "failed to allocate memory", "bad_alloc", "out of memory")
 """What libraries say when memory runs out, besides raising MemoryError."""
+TAKES_TOO_MUCH = "takes more memory than there is: end other programs, or use a larger machine"
 
 
 def lacks_memory(error: BaseException) -> bool:
@@ -108,6 +109,4 @@ def lack_of_memory_refused(doing: str) -> Iterator[None]:
     except Exception as error:
         if not lacks_memory(error):
             raise
-        raise StageError(
-            f"{doing} takes more memory than there is: end other programs, or use a larger machine"
-        ) from error
+        raise StageError(f"{doing} {TAKES_TOO_MUCH}") from error

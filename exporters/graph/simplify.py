@@ -9,8 +9,8 @@ from exporters.arrays import FloatArray
 from exporters.graph.node_names import has_subgraphs
 from exporters.graph.reference import plain_network
 from exporters.graph.to_onnx import cleaned
-from exporters.parity import Parity, compare, require
-from profiles.errors import StageError
+from exporters.parity import Network, Parity, compare, require
+from profiles.errors import TAKES_TOO_MUCH, StageError, lacks_memory
 
 LARGEST = 1 << 30
 """The most bytes of a model that is given to simplifiers: near the 2 GiB that protobuf holds,
@@ -46,27 +46,45 @@ def simplify(model: onnx.ModelProto, feeds: list[FloatArray]) -> Simplified:
     if model.ByteSize() > LARGEST:
         return replace(best, refused=(f"simplifiers crash above {LARGEST >> 20} MiB",))
     refused: list[str] = []
+    short_of_memory = False
     for method, simplifier in SIMPLIFIERS.items():
-        copy = onnx.ModelProto()
-        copy.CopyFrom(model)
         try:
-            lean = without_duplicates(cleaned(simplifier(copy)))
-            onnx.checker.check_model(lean, full_check=True)
-            if lean.ir_version != model.ir_version or list(lean.opset_import) != list(
-                model.opset_import
-            ):
-                raise StageError("changed the version of the operators")
-            if _size(lean) >= _size(best.model) or lean.ByteSize() > model.ByteSize():
-                continue
-            candidate = plain_network(lean.SerializeToString())
-            parity = require("simplifying", compare(reference, candidate, feeds))
+            found = _leaner(simplifier, model, best.model, reference, feeds)
         except Exception as error:  # onnxsim raises bare RuntimeErrors and its own C++ errors
             refused.append(f"{method}: {str(error).strip() or type(error).__name__}")
+            short_of_memory |= lacks_memory(error)
             continue
-        best = Simplified(lean, method, parity, ())
+        if found:
+            best = Simplified(found[0], method, found[1], ())
     if best.method == "none" and len(refused) == len(SIMPLIFIERS):
-        raise StageError("no simplifier gives the same network\n  " + "\n  ".join(refused))
+        short = f"simplifying {TAKES_TOO_MUCH}"
+        said = short if short_of_memory else "no simplifier gives the same network"
+        raise StageError("\n  ".join((said, *refused)))
     return Simplified(best.model, best.method, best.parity, tuple(refused))
+
+
+def _leaner(
+    simplifier: Callable[[onnx.ModelProto], onnx.ModelProto],
+    model: onnx.ModelProto,
+    best: onnx.ModelProto,
+    reference: Network,
+    feeds: list[FloatArray],
+) -> tuple[onnx.ModelProto, Parity] | None:
+    """What a simplifier makes of the model, and how near; None where `best` is as lean.
+
+    The copies and sessions that this takes, each as large as the model, end with it.
+    """
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    lean = without_duplicates(cleaned(simplifier(copy)))
+    del copy
+    onnx.checker.check_model(lean, full_check=True)
+    if lean.ir_version != model.ir_version or list(lean.opset_import) != list(model.opset_import):
+        raise StageError("changed the version of the operators")
+    if _size(lean) >= _size(best) or lean.ByteSize() > model.ByteSize():
+        return None
+    candidate = plain_network(lean.SerializeToString())
+    return lean, require("simplifying", compare(reference, candidate, feeds))
 
 
 def without_duplicates(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -63,6 +63,16 @@ def test_a_model_that_simplifiers_cannot_hold_stays_as_it_is(
     assert "simplifiers crash above" in found.refused[0]
 
 
+def test_a_lack_of_memory_is_told_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    def greedy(graph: onnx.ModelProto) -> onnx.ModelProto:
+        bytes(1 << 60)
+        return graph
+
+    monkeypatch.setattr("exporters.graph.simplify.SIMPLIFIERS", {"greedy": greedy})
+    with pytest.raises(StageError, match=r"(?s)^simplifying takes more memory .*greedy: MemoryE"):
+        simplify(wordy(), feeds(1, 4))
+
+
 @pytest.mark.parametrize("method", SIMPLIFIERS)
 def test_the_leaner_of_two_results_is_kept_and_one_alone_will_do(
     method: str, monkeypatch: pytest.MonkeyPatch
