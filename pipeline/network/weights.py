@@ -1,7 +1,6 @@
 """Weights: safetensors in and out, never a pickle, and never into the wrong network."""
 
 import json
-import os
 import pickletools
 import struct
 from collections.abc import Collection, Iterable, Mapping
@@ -11,6 +10,7 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
+from pipeline.data.durable_files import write_durably
 from profiles.errors import ConfigError, IntegrityError
 
 MAX_HEADER_BYTES = 10 << 20
@@ -67,16 +67,6 @@ def write_weights(network: nn.Module, path: Path) -> None:
     """Write every parameter and buffer of `network`, on the CPU, durably."""
     values = {name: value.detach().cpu().clone() for name, value in network.state_dict().items()}
     write_durably(save({name: value.contiguous() for name, value in values.items()}), path)
-
-
-def write_durably(raw: bytes, path: Path) -> None:
-    """Write a file beside `path` first and rename it, so that a kill leaves the old one."""
-    fresh = path.with_name(path.name + ".new")
-    with fresh.open("wb") as file:
-        file.write(raw)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)
 
 
 def load_weights(network: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:

@@ -1,8 +1,6 @@
 """What the next epoch of a training starts from, and the file from which it is resumed."""
 
-import hashlib
 import json
-import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +9,8 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from pipeline.network.weights import write_durably
+from pipeline.data.durable_files import SealedFile
 from pipeline.train.epoch_record import Epoch
-
-log = logging.getLogger("slimgate")
-
-SEAL_BYTES = 65
-"""A SHA-256 in hexadecimal digits, and the end of the line."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +31,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class ProgressFile:
-    """The file from which a killed training goes on.
-
-    Its first line is the SHA-256 of its folder's and its own name and of the rest, a safetensors
-    file. The folder bears the key of the result: a file of another training is as good as damaged.
-    """
+    """The file from which a killed training goes on: a sealed safetensors file."""
 
     path: Path
     check_inputs: Callable[[], None]
@@ -63,29 +52,15 @@ class ProgressFile:
             for name, value in values.items()
         }
         epochs = json.dumps([epoch.model_dump() for epoch in progress.epochs])
-        raw = save(tensors, {"epochs": epochs})
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        write_durably(self._seal(raw) + raw, self.path)
+        SealedFile(self.path).write(save(tensors, {"epochs": epochs}))
 
     def read(self, device: torch.device) -> Progress | None:
         """What was saved, its tensors on `device`; None where nothing was, or it is damaged.
 
         A damaged file is removed. Raises OSError where it cannot be read at all.
         """
-        try:
-            raw = self.path.read_bytes()
-        except FileNotFoundError:
-            return None
-        head, rest = raw[:SEAL_BYTES], raw[SEAL_BYTES:]
-        if head == self._seal(rest):
-            return _progress(rest, device)
-        log.warning("  %s is damaged; the training begins again", self.path)
-        self.path.unlink()
-        return None
-
-    def _seal(self, raw: bytes) -> bytes:
-        names = f"{self.path.parent.name}/{self.path.name}\n".encode()
-        return hashlib.sha256(names + raw).hexdigest().encode() + b"\n"
+        raw = SealedFile(self.path).read("the training begins again")
+        return None if raw is None else _progress(raw, device)
 
 
 def _progress(raw: bytes, device: torch.device) -> Progress:

@@ -13,13 +13,14 @@ from read_errors import no_more_files_to_open
 from torch import Tensor, nn
 
 from pipeline.data.arrays import FloatArray
+from pipeline.data.durable_files import SEAL_BYTES
 from pipeline.stages.finetune import FineTune
 from pipeline.store.reports import FineTuneReport
 from pipeline.train.epoch_record import Epoch, best_of
 from pipeline.train.loop import train
 from pipeline.train.optimizer import USUAL_SIZE
 from pipeline.train.precision import low_precision
-from pipeline.train.progress import SEAL_BYTES, Progress
+from pipeline.train.progress import Progress
 from pipeline.train.settings import Settings
 from pipeline.train.trainable import trainable_names
 from profiles.errors import ConfigError
