@@ -50,7 +50,7 @@ def size(cache: CacheDir = None, as_json: Json = False) -> None:
     else:
         echo(
             f"{results.root}: {len(stored)} results, {finished / MIB:.1f} MiB; "
-            f"of trainings that were cut short, {unfinished / MIB:.1f} MiB"
+            f"of stages that were cut short, {unfinished / MIB:.1f} MiB"
         )
 
 
@@ -89,7 +89,7 @@ def clear(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Remove results, and what cut-short trainings left; nothing that another run uses."""
+    """Remove results, and what stages that were cut short left; nothing that another run uses."""
     if sum((everything, older_than is not None, key is not None)) != 1:
         raise ConfigError("cache clear: give one of --all, --older-than DAYS and --key KEY")
     from pipeline.store.store import Store

@@ -13,6 +13,7 @@ from pipeline.network.plan import PruningPlan, apply_plan
 from pipeline.prune.channel_counts import Limits
 from pipeline.prune.choose import Choice, Selection, choose
 from pipeline.prune.prunable import PrunableNetwork
+from pipeline.prune.trial_notes import TrialNotes
 from pipeline.repair.chain import answers, distance_from
 from pipeline.repair.dense_targets import DenseTargets, dense_targets
 from pipeline.repair.resolve_layers import resolve_layers
@@ -85,12 +86,14 @@ def choose_by_trial(
     selections: Sequence[Selection],
     limits: Limits | None,
     setup: TrialSetup,
+    notes: TrialNotes = TrialNotes(),  # noqa: B008, frozen
 ) -> tuple[Choice, tuple[Trial, ...]]:
     """The choice whose pruned network, repaired, is nearest to the dense one; and every trial.
 
     Not by accuracy: a trained network is right on nearly all of its own training samples.
     Of many, only those that are nearest after a rougher repair are tried in full. A selection
-    that fails is passed over. Raises StageError when all of them fail.
+    that fails is passed over. What stands in `notes`, by the same selections in the same order, is
+    not tried again. Raises StageError when all of them fail.
     """
     choices: dict[int, Choice] = {}
     trials: dict[int, Trial] = {}
@@ -101,14 +104,14 @@ def choose_by_trial(
             trials[place] = _trial(selection, None, str(error))
     if len(choices) > FINALISTS:
         log.info("  a rougher trial of each first:")
-        rough = _tried(choices, setup.rough())
+        rough = _tried(choices, setup.rough(), "rough", notes)
         nearest = _by_distance(rough)
         for place in nearest[FINALISTS:]:
             rough[place] = rough[place].model_copy(update={"reason": BEHIND})
         trials.update(rough)
         choices = {place: choices[place] for place in nearest[:FINALISTS]}
         log.info("  and of the nearest in full:")
-    full = _tried(choices, setup)
+    full = _tried(choices, setup, "full", notes)
     trials.update(full)
     best = _by_distance(full)[:1]
     if not best:
@@ -117,22 +120,32 @@ def choose_by_trial(
     return choices[best[0]], tuple(trials[place] for place in range(len(selections)))
 
 
-def _tried(choices: Mapping[int, Choice], setup: TrialSetup) -> dict[int, Trial]:
-    """A trial of each choice, by its place."""
+def _tried(
+    choices: Mapping[int, Choice], setup: TrialSetup, round_name: str, notes: TrialNotes
+) -> dict[int, Trial]:
+    """A trial of each choice, by its place: as it was noted, or made and noted now."""
     trials = {}
     for place, choice in choices.items():
-        distance, reason = inf, "its outputs are not finite"
-        try:
-            _, distance = setup.try_plan(choice.plan)
-        except StageError as error:
-            reason = str(error)
-        if isfinite(distance):
-            trials[place] = _trial(choice.selection, distance, "")
-            names = trials[place].criterion, trials[place].allocator
-            log.info("  %s, %s: %.4f", *names, distance)
-        else:
-            trials[place] = _trial(choice.selection, None, reason)
+        name = f"{round_name} {place}"
+        found = notes.finished.get(name)
+        if found is None:
+            found = _trial_of(choice, setup)
+            notes.note(name, found)
+            if found.distance is not None:
+                log.info("  %s, %s: %.4f", found.criterion, found.allocator, found.distance)
+        trials[place] = found
     return trials
+
+
+def _trial_of(choice: Choice, setup: TrialSetup) -> Trial:
+    distance, reason = inf, "its outputs are not finite"
+    try:
+        _, distance = setup.try_plan(choice.plan)
+    except StageError as error:
+        reason = str(error)
+    if isfinite(distance):
+        return _trial(choice.selection, distance, "")
+    return _trial(choice.selection, None, reason)
 
 
 def _by_distance(trials: Mapping[int, Trial]) -> list[int]:

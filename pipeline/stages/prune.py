@@ -32,6 +32,7 @@ from pipeline.prune.prunable import (
 )
 from pipeline.prune.report import prune_report
 from pipeline.prune.statistics import needs_of, statistics
+from pipeline.prune.trial_notes import TrialNotes, TrialsFile
 from pipeline.prune.trials import choose_by_trial, trial_setup
 from pipeline.scoring.collect import Loss
 from pipeline.store.artifacts import Checkpoint, Pruned
@@ -118,7 +119,8 @@ class Prune(Stage[Checkpoint, Pruned]):
             )
         for refusal in refusals(prunable):
             log.warning("  %s", refusal)
-        chosen, trials = self._choose(prunable, calibration, source.task.loss, dense.macs)
+        notes = TrialsFile(scratch / "trials", source.check_unchanged).notes()
+        chosen, trials = self._choose(prunable, calibration, source.task.loss, dense.macs, notes)
         verify(prunable, chosen.plan, example)
         plan = compose(_earlier_plan(source), compose(without_blocks, chosen.plan))
         chosen = replace(chosen, remarks=(*self._remarks(chosen), *chosen.remarks))
@@ -148,7 +150,12 @@ class Prune(Stage[Checkpoint, Pruned]):
         return Pruned(key, source.task, out / "model.safetensors", out / "plan.json", dense)
 
     def _choose(
-        self, prunable: PrunableNetwork, calibration: Calibration, loss: Loss, macs_dense: int
+        self,
+        prunable: PrunableNetwork,
+        calibration: Calibration,
+        loss: Loss,
+        macs_dense: int,
+        notes: TrialNotes,
     ) -> tuple[Choice, tuple[Trial, ...]]:
         """The choice, and the trials it comes from where several selections were to be tried."""
         criteria, allocators = self._criteria(), self._allocators()
@@ -159,7 +166,9 @@ class Prune(Stage[Checkpoint, Pruned]):
         if len(selections) == 1:
             return choose(prunable, stats, selections[0], limits), ()
         setup = trial_setup(prunable.network, calibration, loss)
-        return choose_by_trial(prunable, stats, selections, limits, setup)
+        if notes.finished:
+            log.info("  resuming after %d trials", len(notes.finished))
+        return choose_by_trial(prunable, stats, selections, limits, setup, notes)
 
     def _criteria(self) -> Sequence[Criterion]:
         return AUTO_CRITERIA if self.criterion == AUTO else (self.criterion,)

@@ -61,7 +61,7 @@ class Results:
         return _stored_in(self._done)
 
     def unfinished(self) -> list[StoredResult]:
-        """What trainings that were cut short have left to go on from."""
+        """What stages that were cut short have left to go on from."""
         return _stored_in(self.root / "scratch")
 
     def key_records(self) -> list[KeyRecord]:

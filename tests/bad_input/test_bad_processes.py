@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from user_project import NETWORK, TASK, Project
 
+from pipeline.prune.trials import FINALISTS
 from pipeline.store.store import Store
 
 LONG = {"epochs": 100_000, "batch_size": 8}
@@ -104,6 +105,61 @@ def test_what_a_killed_run_leaves_is_taken_away_by_the_next(project: Project) ->
     Store(project.cache)
     assert not project.leftovers()
     assert len(project.stages()) == 2
+
+
+SLOW = """
+import os
+import time
+
+from net import Net
+
+
+class Slow(Net):
+    def forward(self, x):
+        time.sleep(float(os.environ.get("SLEEP_S", "0")))
+        return super().forward(x)
+
+
+def network():
+    return Slow().eval()
+"""
+TRIAL = re.compile(r"^ +(\w+, \w+): [0-9.]+$", re.MULTILINE)
+IN_FULL = "and of the nearest in full:"
+
+
+def test_a_pruning_that_is_killed_goes_on_after_the_trials_that_were_finished(
+    project: Project, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (project.folder / "slow.py").write_text(SLOW)
+    path = project.recipe(task={"network": "slow.py:network"})
+    monkeypatch.setenv("SLEEP_S", "0.01")
+    process = project.start("prune", path, "--out", project.out)
+    monkeypatch.setenv("SLEEP_S", "0")
+    said = wait_for(process, IN_FULL)
+    assert process.stderr is not None
+    said += process.stderr.readline()
+    process.kill()
+    said += finish(process)[2]
+    roughly, in_full = map(TRIAL.findall, said.split(IN_FULL))
+    assert len(roughly) == 8
+    assert 1 <= len(in_full) < FINALISTS
+    assert not project.stages()
+
+    assert project.prune().code == 0
+    resumed = "\n".join(caplog.messages)
+    roughly_again, in_full_after = map(TRIAL.findall, resumed.split(IN_FULL))
+    assert not roughly_again
+    assert not {*in_full} & {*in_full_after}
+    noted = re.search(r"resuming after (\d+) trials", resumed)
+    assert noted is not None
+    assert int(noted[1]) + len(in_full_after) == 8 + FINALISTS
+    assert not list((project.cache / "scratch").iterdir())
+
+    files = {name: (project.out / name).read_bytes() for name in ("plan.json", "model.safetensors")}
+    shutil.rmtree(project.cache)
+    assert project.prune().code == 0
+    for name, raw in files.items():
+        assert (project.out / name).read_bytes() == raw
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

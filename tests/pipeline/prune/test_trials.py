@@ -24,6 +24,7 @@ from pipeline.prune.criteria.reconstruction import Reconstruction
 from pipeline.prune.criteria.taylor import Taylor
 from pipeline.prune.prunable import PrunableNetwork, find_prunable
 from pipeline.prune.statistics import needs_of, statistics
+from pipeline.prune.trial_notes import TrialNotes
 from pipeline.prune.trials import (
     BEHIND,
     FINALISTS,
@@ -50,6 +51,7 @@ def tried(
     criteria: Sequence[Criterion] = CRITERIA,
     allocators: Sequence[Allocator] = ALLOCATORS,
     ratio: float = 0.5,
+    notes: TrialNotes = TrialNotes(),  # noqa: B008, frozen
 ) -> tuple[Choice, tuple[Trial, ...]]:
     samples = calibration()
     needs = needs_of(criteria, allocators)
@@ -57,7 +59,7 @@ def tried(
     limits = Limits(macs=ratio * prunable.macs)
     setup = trial_setup(prunable.network, samples, cross_entropy)
     selections = [Selection(one, by) for by in allocators for one in criteria]
-    return choose_by_trial(prunable, stats, selections, limits, setup)
+    return choose_by_trial(prunable, stats, selections, limits, setup, notes)
 
 
 @pytest.mark.parametrize("kind", [Chain, Residual, Grouped])
@@ -118,6 +120,27 @@ def test_a_rougher_trial_of_each_says_which_are_tried_in_full() -> None:
     for place, (trial, choice) in enumerate(zip(trials, choices, strict=True)):
         full = place in in_full
         assert trial.distance == (setup.try_plan(choice.plan)[1] if full else roughly[place])
+
+
+@pytest.mark.parametrize("finished", [1, len(CRITERIA) * len(ALLOCATORS) + 1])
+def test_a_choice_goes_on_after_the_trials_that_were_noted(finished: int) -> None:
+    prunable = find_prunable(trained(Residual), images(1))
+    noted: list[tuple[str, Trial]] = []
+    whole, trials = tried(prunable, notes=TrialNotes(note=lambda *one: noted.append(one)))
+    assert len(noted) == len(CRITERIA) * len(ALLOCATORS) + FINALISTS
+    rest: list[tuple[str, Trial]] = []
+    notes = TrialNotes(dict(noted[:finished]), lambda *one: rest.append(one))
+    again, trials_again = tried(prunable, notes=notes)
+    assert rest == noted[finished:]
+    assert trials_again == trials
+    assert again.plan == whole.plan
+
+
+def test_a_trial_that_failed_is_noted_and_not_tried_again() -> None:
+    prunable = find_prunable(trained(Chain), images(1))
+    failed = Trial(criterion="magnitude", allocator="uniform", distance=None, reason="as noted")
+    with pytest.raises(StageError, match=r"no way to prune this network worked.*as noted"):
+        tried(prunable, [Magnitude()], [Uniform()], notes=TrialNotes({"full 0": failed}))
 
 
 def test_a_trial_is_repaired_before_it_is_judged() -> None:
