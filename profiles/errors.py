@@ -6,6 +6,7 @@ SlimgateError
 ├── MissingExtra      3  a library or tool this step needs is not installed
 ├── DeviceError       4  the device cannot be reached or does not answer
 ├── StageError        5  a stage could not produce its result
+├── DiskError         5  a disk fails, or has no room for what lies there for a while
 └── IntegrityError    7  a file is not what its manifest says, or may run code
 
 Exit codes 0, 1 and 6 are verdicts (pass, fail, inconclusive), not errors.
@@ -80,6 +81,12 @@ class DeviceError(SlimgateError):
 
 class StageError(SlimgateError):
     """A stage could not produce its result."""
+
+    exit_code = 5
+
+
+class DiskError(SlimgateError):
+    """A disk fails, or has no room: nothing is wrong with what was being made."""
 
     exit_code = 5
 

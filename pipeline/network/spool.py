@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from typing import IO, TYPE_CHECKING, Protocol
@@ -10,6 +11,7 @@ from weakref import WeakSet, finalize
 import torch
 from torch import Tensor
 
+from profiles.errors import DiskError
 from profiles.machine.facts import available_memory
 
 if TYPE_CHECKING:  # slice itself takes its parameters from Python 3.14 on
@@ -22,6 +24,8 @@ else:
 
 SHARE = 0.5
 """The part of the free memory that is used where nobody says how much."""
+ZEROS = bytes(2**20)
+"""What a new file is filled with, so much at a time."""
 
 
 class Samples(Protocol):
@@ -54,17 +58,27 @@ class Memory:
         return self._held + sum(spool.held for spool in self._spools) + size <= self._most
 
     def tensor(self, shape: tuple[int, ...], device: torch.device) -> Tensor:
-        """A new tensor in single precision that stays; where it has no room, a mapped file."""
+        """A new tensor in single precision that stays; where it has no room, a mapped file.
+
+        Raises DiskError where there is no room for that either.
+        """
         size = prod(shape)
         if device.type != "cpu" or self.has_room(4 * size):
             self._held += 4 * size
             return torch.empty(shape, device=device)
-        with tempfile.NamedTemporaryFile() as file:  # no name, and gone with the tensor, from here
+        # The file has no name, and is gone with the tensor, from here.
+        with _temporary_files(), tempfile.NamedTemporaryFile() as file:
+            for start in range(0, 4 * size, len(ZEROS)):  # a disk that is full later is a signal
+                file.write(ZEROS[: 4 * size - start])
+            file.flush()
             return torch.from_file(file.name, shared=True, size=size).view(shape)
 
 
 class Spool:
-    """Holds tensors until nobody has one of them any more; its file has no name to leave behind."""
+    """Holds tensors until nobody has one of them any more; its file has no name to leave behind.
+
+    Raises DiskError where a file cannot take or give back what memory has no room for.
+    """
 
     def __init__(self, memory: Memory) -> None:
         self._memory = memory
@@ -83,18 +97,33 @@ class Spool:
     def read_at(self, place: int, into: Tensor) -> None:
         """Fill a new, contiguous tensor with what lies at `place` in the file."""
         assert self._file is not None
-        self._file.seek(place)
         view = into.view(-1).view(torch.uint8).numpy().data
-        if self._file.readinto(view) != len(view):  # type: ignore[attr-defined]
-            raise OSError("a temporary file was cut short")
+        with _temporary_files():
+            self._file.seek(place)
+            if self._file.readinto(view) != len(view):  # type: ignore[attr-defined]
+                raise OSError("a temporary file was cut short")
 
     def _append(self, value: Tensor) -> int:
-        if self._file is None:
-            self._file = tempfile.TemporaryFile()  # noqa: SIM115, closed with the spool
-            finalize(self, self._file.close)
-        place = self._file.seek(0, 2)
-        self._file.write(value.view(-1).view(torch.uint8).numpy().data)
-        return place
+        with _temporary_files():
+            if self._file is None:
+                self._file = tempfile.TemporaryFile()  # noqa: SIM115, closed with the spool
+                finalize(self, self._file.close)
+            place = self._file.seek(0, 2)
+            self._file.write(value.view(-1).view(torch.uint8).numpy().data)
+            self._file.flush()
+            return place
+
+
+@contextmanager
+def _temporary_files() -> Iterator[None]:
+    """Turn faults of their disk into a DiskError that names their folder."""
+    try:
+        yield
+    except OSError as error:
+        raise DiskError(
+            f"{tempfile.gettempdir()}: {error.strerror or error}; what memory has no room for "
+            "lies there: free space, set TMPDIR to another folder, or raise memory_gib"
+        ) from error
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,6 +6,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -59,6 +60,20 @@ def test_a_disk_that_fills_while_pruning_leaves_nothing_and_a_rerun_succeeds(
         project.refuses(5, f"{project.cache}: {FULL}")
     assert project.prune().code == 0
     assert not project.leftovers()
+
+
+@pytest.mark.parametrize("held_gib", [1e-9, 2e-5])  # no sample, and all 32 and nothing else
+def test_a_disk_without_room_for_what_memory_does_not_hold_is_named(
+    held_gib: float, project: Project
+) -> None:
+    project.recipe(prune={"memory_gib": held_gib})
+    with files_limited_to(2000):
+        project.refuses(
+            5,
+            f"{tempfile.gettempdir()}: File too large; what memory has no room for lies there: "
+            "free space, set TMPDIR to another folder, or raise memory_gib",
+        )
+    assert project.prune().code == 0
 
 
 def test_a_disk_that_fills_while_training_leaves_nothing_and_a_rerun_succeeds(
