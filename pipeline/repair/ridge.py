@@ -18,6 +18,8 @@ CHUNK_ROWS = 4096
 """Rows that are multiplied at a time: what is made of them is small and its memory used again."""
 SMALLEST = 1e-12
 """A variance or a mean of squares below this is none."""
+STILL = 1e-5
+"""A column whose deviation is less than this part of its mean varies by rounding alone."""
 
 
 @dataclass(frozen=True)
@@ -129,6 +131,8 @@ class _ByColumns:
         for chunk in problem.chunks():
             centred = chunk.inputs - self._mean[:, None]
             self._moments += centred.transpose(1, 2) @ centred
+        self._still = _still(problem, self._moments.diagonal(dim1=1, dim2=2), self._mean)
+        self._moments.masked_fill_(self._still[:, :, None] | self._still[:, None], 0)
 
     def goal(self, wanted: Callable[[Problem], Tensor]) -> _Goal:
         """`wanted` gives the layer's own outputs for some rows.
@@ -152,6 +156,7 @@ class _ByColumns:
         if not shifts:
             return _Goal(right, near)
         right -= self._mean[:, :, None] * total[:, None]
+        right.masked_fill_(self._still[:, :, None], 0)
         mean = near + (total / len(self._problem.target)).flatten().to(near.dtype)
         return _Goal(right, mean)
 
@@ -178,6 +183,8 @@ class _ByRows:
     def __init__(self, problem: Problem) -> None:
         self._problem, self._mean = problem, _mean_inputs(problem)
         self._centred = (problem.inputs - self._mean[:, None]).double()
+        still = _still(problem, self._centred.square().sum(1), self._mean)
+        self._centred.masked_fill_(still[:, None], 0)
         self._moments = self._centred @ self._centred.transpose(1, 2)
 
     def goal(self, wanted: Callable[[Problem], Tensor]) -> _Goal:
@@ -205,6 +212,14 @@ def _mean_inputs(problem: Problem) -> Tensor:
     """[groups, columns]; zeros for a layer without a place for a bias."""
     inputs = problem.inputs
     return inputs.mean(1) if problem.shifts else inputs.new_zeros(len(inputs), inputs.shape[2])
+
+
+def _still(problem: Problem, squares: Tensor, mean: Tensor) -> Tensor:
+    """Which columns vary by rounding alone, [groups, columns]: their weights stay as they are.
+
+    `squares` are the sums of squared deviations from the `mean`.
+    """
+    return squares < len(problem.target) * (STILL * mean).square()
 
 
 def _by_group(outputs: Tensor, groups: int) -> Tensor:

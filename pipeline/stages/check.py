@@ -49,7 +49,7 @@ class Check(Stage[Pruned, Checked]):
     """Random channels, training from scratch, and whether a small distance means a high score."""
 
     LIBRARIES: ClassVar[tuple[str, ...]] = ("torch", "numpy")
-    VERSION: ClassVar[int] = 4
+    VERSION: ClassVar[int] = 5
 
     random_seeds: PositiveInt = 5
     """The number of plans that keep as many channels of each group, drawn at random."""

@@ -50,6 +50,30 @@ def test_three_lines_prune_a_network_to_its_target_and_repair_it(
         assert distance(slim.network, network, new) < distance(raw, network, new)
 
 
+class Stamped(nn.Module):
+    """A branch of its own reads the third channel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.look, self.stamp = nn.Conv2d(2, 6, 3, padding=1), nn.Conv2d(1, 6, 1)
+        self.mix, self.fc = nn.Conv2d(12, 8, 1), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        branches = self.look(x[:, :2]), self.stamp(x[:, 2:])
+        x = functional.relu(self.mix(functional.relu(torch.cat(branches, 1))))
+        logits: Tensor = self.fc(x.mean((2, 3)))
+        return logits
+
+
+def test_a_network_with_a_branch_whose_inputs_never_change_is_pruned_and_repaired() -> None:
+    network = trained(Stamped)
+    inputs, new = images(160), images(60, 1)
+    inputs[:, 2] = new[:, 2] = 0.7
+    slim = prune(network, [(inputs, torch.arange(160) % 4)], 0.5)
+    raw = apply_plan(network, slim.plan)
+    assert distance(slim.network, network, new) < min(0.2, distance(raw, network, new))
+
+
 def test_a_data_loader_can_be_given_as_it_is() -> None:
     network = trained(Chain)
     assert prune(network, pairs(), 0.5, selection=ONE).plan == (

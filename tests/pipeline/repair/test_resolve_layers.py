@@ -68,6 +68,22 @@ def test_a_pruned_network_answers_new_inputs_far_more_like_the_dense_one(
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in small.modules())
 
 
+@pytest.mark.parametrize(
+    ("kind", "brightness"),
+    [(Chain, 0.0), (Residual, 0.0), (Concat, 0.0)]
+    + [(kind, 0.7317) for kind in (Residual, Depthwise, Grouped, Concat)],
+)
+def test_a_repair_on_blank_images_makes_no_network_worse_on_others(
+    kind: type[nn.Module], brightness: float
+) -> None:
+    dense = trained(kind)
+    plan, inputs, new = half(dense), torch.full((120, 3, 8, 8), brightness), images(HELD, 1)
+    small = apply_plan(dense, plan)
+    was = distance(small, dense, new)
+    assert not resolve_layers(small, plan, targets_on(dense, inputs, 100), 0)
+    assert distance(small, dense, new) < was
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_network_that_lost_nothing_stays_what_it_is(kind: type[nn.Module]) -> None:
     dense = trained(kind)

@@ -195,3 +195,24 @@ def test_a_target_is_reached_together_with_what_the_output_is_added_to() -> None
     assert solution.error_after < 1e-6
     torch.testing.assert_close(solution.weight[0], 2 * torch.eye(3, 8), rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(solution.bias, torch.ones(3), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("limits", [UNBOUNDED, RELU])
+@pytest.mark.parametrize("rows", [40, 4000])
+@pytest.mark.parametrize("still", [32, 64])
+def test_weights_of_inputs_that_never_change_stay_and_the_bias_makes_good(
+    still: int, rows: int, limits: Range
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(1, rows, 64, generator=generator)
+    inputs[:, :, :still] = torch.rand(still, generator=generator)
+    target = torch.randn(rows, 5, generator=generator)
+    weight = torch.randn(1, 5, 64, generator=generator) / 8
+    fitted = rows - rows // 10
+    found = solve(Problem(inputs, target, None, limits, weight, torch.zeros(5), True), fitted)
+    assert torch.equal(found.weight[:, :, :still], weight[:, :, :still])
+    if limits == UNBOUNDED:
+        answers = (inputs @ found.weight.transpose(1, 2))[0] + found.bias
+        torch.testing.assert_close(
+            answers[:fitted].mean(0), target[:fitted].mean(0), rtol=0, atol=1e-5
+        )
