@@ -60,5 +60,5 @@ PRUNE = Prune(macs_ratio=0.6, multiple=1, floor=1, samples=64)
 
 def pruned(source: Checkpoint, path: Path) -> Pruned:
     out = folder(path)
-    PRUNE.run(source, out, path / "scratch")
+    PRUNE.run(source, out, path.with_name(f"{path.name} scratch"))
     return PRUNE.load(source, out, "pruned")

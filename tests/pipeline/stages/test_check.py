@@ -64,7 +64,7 @@ def source() -> Checkpoint:
 
 
 def pruned(stage: Prune, dense: Checkpoint, path: Path) -> Pruned:
-    stage.run(dense, folder(path), path / "scratch")
+    stage.run(dense, folder(path), path.with_name(f"{path.name} scratch"))
     return stage.load(dense, path, "pruned")
 
 

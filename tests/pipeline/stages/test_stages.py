@@ -144,7 +144,7 @@ def test_memory_decides_where_samples_lie_and_nothing_else(tmp_path: Path) -> No
         prune = PRUNE.model_copy(update={"memory_gib": memory_gib})
         assert prune.key(source) == PRUNE.key(source)
         out = folder(tmp_path / str(number))
-        prune.run(source, out, tmp_path / "scratch")
+        prune.run(source, out, tmp_path / f"scratch {number}")
         small = prune.load(source, out, "key")
         recover = Recover(samples=64, memory_gib=memory_gib)
         recover.run(small, out, tmp_path / "scratch")
