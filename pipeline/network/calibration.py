@@ -109,7 +109,7 @@ def calibration_of_task(
 ) -> Calibration:
     """Training samples of every class alike, in a file where they are larger than `memory_gib`.
 
-    Raises ConfigError when there are too few.
+    Raises ConfigError when there are too few, and when all of them are the same.
     """
     memory = Memory(None if memory_gib is None else memory_gib * 2**30)
     chosen = balanced_indices(task.train, samples, seed)
@@ -127,7 +127,7 @@ def calibration_of_task(
 def calibration_of_batches(read: Iterable[tuple[Tensor, Targets]]) -> Calibration:
     """The samples of all batches, in their order.
 
-    Raises ConfigError for too few of them, and for one that is not finite.
+    Raises ConfigError for too few of them, for one that is not finite, and where all are the same.
     """
     pairs = list(read)
     return _calibration([one for one, _ in pairs], [labels for _, labels in pairs], Memory())
@@ -143,5 +143,10 @@ def _calibration(parts: list[Tensor], targets: list[Targets], memory: Memory) ->
         if not bool(finite.all()):
             bad = start + int(finite.logical_not().nonzero()[0])
             raise ConfigError(f"calibration sample {bad} holds NaN or infinity; check the data")
+    if all(bool((part == inputs[0]).all()) for part in inputs.split(READ_AT_A_TIME)):
+        raise ConfigError(
+            f"all {count} calibration samples are the same: they tell nothing of other inputs; "
+            "check how the training data is read"
+        )
     held_out = max(1, round(HELD_OUT_SHARE * count))
     return Calibration(inputs, np.concatenate(targets), held_out, memory)

@@ -70,7 +70,8 @@ def teacher_for_loss(
     variance = squares / count - (total / count) ** 2
     if not variance > ROUNDING * squares / count:
         raise StageError(
-            "the dense network gives every held-out sample the same outputs: nothing to learn "
-            "from; set finetune.distill = 0"
+            "the dense network gives every held-out sample the same outputs, so that nothing tells "
+            "how near others are; check its weights, take more samples or, to train by labels "
+            "alone, set finetune.distill = 0"
         )
     return Teacher(dense, None, variance)

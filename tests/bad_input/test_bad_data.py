@@ -12,7 +12,9 @@ from PIL import Image
 from user_project import Array, Canary, Project
 
 from pipeline.data.images import ArrayImages, FileImages, Preprocessing, load_images
+from pipeline.store.reports import RepairReport
 from profiles.errors import ConfigError
+from profiles.spec import read_spec
 
 CLASSES = ("ant", "bee", "cat", "dog")
 
@@ -53,6 +55,23 @@ def test_a_wrong_array_is_named(case: str, project: Project) -> None:
 def test_a_label_beyond_the_outputs_is_named(project: Project) -> None:
     project.put(train_y=np.arange(64) % 5, val_y=np.arange(32) % 5)
     project.refuses(2, "label 4 is out of range: the network has 4 outputs; check the labels")
+
+
+def test_training_images_that_are_all_the_same_are_told_of(project: Project) -> None:
+    project.put(train_x=np.full((64, 12, 12), 7, np.uint8))
+    project.refuses(
+        2,
+        "all 32 calibration samples are the same: they tell nothing of other inputs; check how the "
+        "training data is read",
+    )
+
+
+def test_training_images_of_one_class_are_enough_to_prune(project: Project) -> None:
+    project.put(train_y=np.zeros(64, np.int64))
+    assert project.prune().code == 0
+    (report,) = (project.cache / "done").glob("*/recover.json")
+    (recovery,) = read_spec(report, RepairReport).recoveries
+    assert recovery.kept
 
 
 @pytest.mark.parametrize(

@@ -74,6 +74,43 @@ def test_a_network_with_a_branch_whose_inputs_never_change_is_pruned_and_repaire
     assert distance(slim.network, network, new) < min(0.2, distance(raw, network, new))
 
 
+def test_samples_that_are_all_the_same_are_refused() -> None:
+    inputs = images(1).repeat(70, 1, 1, 1)
+    with pytest.raises(ConfigError, match=r"all 70 calibration samples are the same: .*; check"):
+        prune(trained(Chain), [(inputs, torch.arange(70) % 4)], 0.5)
+
+
+def test_of_samples_of_which_only_two_differ_no_more_is_learnt_than_they_tell() -> None:
+    network, two = trained(Residual), images(2)
+    slim = prune(network, [(two.repeat(80, 1, 1, 1), torch.arange(160) % 4)], 0.5)
+    assert distance(slim.network, network, two) < 1e-3
+    assert distance(slim.network, network, images(60, 1)) < 0.1
+
+
+@pytest.mark.parametrize(
+    "targets",
+    [torch.zeros(160, dtype=torch.long), torch.arange(160) // 40],
+    ids=["all", "held out"],
+)
+def test_samples_of_one_class_prune_a_network_for_all_of_them(targets: Tensor) -> None:
+    network, inputs = trained(Residual), images(160)
+    for image, label in zip(inputs, targets.tolist(), strict=True):
+        image[label : label + 1] += 1
+    slim = prune(network, [(inputs, targets)], 0.5)
+    new = images(60, 1)
+    assert distance(slim.network, network, new) < distance(
+        apply_plan(network, slim.plan), network, new
+    )
+
+
+def test_a_held_out_sample_that_cannot_tell_how_near_others_are_is_told_of() -> None:
+    network = trained(Chain)
+    network.fc = nn.Linear(6, 1).eval()
+    samples = [(images(10), torch.zeros(10, 1))]
+    with pytest.raises(StageError, match=r"every held-out sample the same .* take more samples"):
+        prune(network, samples, 0.5, selection=ONE, loss=functional.mse_loss)
+
+
 def test_a_data_loader_can_be_given_as_it_is() -> None:
     network = trained(Chain)
     assert prune(network, pairs(), 0.5, selection=ONE).plan == (
