@@ -5,9 +5,9 @@ ImageNet images calibrate and 250 others, of 250 other classes, test: no image o
 tested was seen. Rows: network, method, peer, scope, recovery, seed, macs_ratio, top1, seconds.
 
 - dense: the network as it is
-- recipe: `pipeline.api` as it comes, at 0.9 and 0.7 of the MACs; three seeds draw the samples
-  that are held out; `seconds` is everything. To hold, means over the seeds: MobileNetV2 loses at
-  most .04 of top-1 at 0.9, at most .15 at 0.7
+- recipe: `pipeline.api` as it comes, at 0.9 and 0.7 of the MACs; of MobileNetV2 three seeds draw
+  the samples that are held out; `seconds` is everything. To hold, means over the seeds: MobileNetV2
+  loses at most .04 of top-1 at 0.9, at most .15 at 0.7
 - reconstruction+reconstruction: the recipe's criterion and allocator, and magnitude+uniform, at
   0.9, 0.7 and 0.5 of the MACs; `seconds` is choice and repair, the statistics are outside
 - peer torch-pruning: its L2 magnitude, ranked in each layer or globally (`scope`); it may keep .01
@@ -48,7 +48,7 @@ from profiles.plugins import name_of
 NETWORKS = IMAGENET
 MACS_RATIOS = (0.9, 0.7, 0.5)
 RECIPE_RATIOS = (0.9, 0.7)
-SEEDS = (0, 1, 2)
+SEEDS = {"mobilenet_v2": (0, 1, 2), "squeezenet1_1": (0,)}
 SAMPLES = 250
 TESTS = 250
 ROWS = 8_000
@@ -78,7 +78,7 @@ def row(
     recovery: str,
     figures: tuple[float | None, float | None, float | None] = (None, None, None),
     scope: str | None = None,
-    seed: int = SEEDS[0],
+    seed: int = 0,
 ) -> Row:
     """A row of the peer's where there is a scope; `figures`: the MACs' ratio, top1, seconds."""
     ratio, top1, seconds = figures
@@ -98,7 +98,7 @@ def row(
 def recipe_rows(real: Real) -> Iterator[Row]:
     """The defaults of `pipeline.api`, each seed alone."""
     for macs_ratio in RECIPE_RATIOS:
-        for seed in SEEDS:
+        for seed in SEEDS[real.name]:
             start = time.perf_counter()
             calibration, chain = real.calibration(SAMPLES, seed), (LeastSquares(),)
             slim = prune_calibrated(
@@ -163,11 +163,11 @@ def main() -> None:
     rows = list(told(all_rows(options.data, options.full)))
     # The largest standard error there is, that of one half; and what seeds do.
     spread = {"top1": standard_error(0.5, TESTS)}
-    for name in NETWORKS:
-        recipes = [one for one in rows if (one["network"], one["method"]) == (name, "recipe")]
-        for place, macs_ratio in enumerate(RECIPE_RATIOS):
-            alike = recipes[place * len(SEEDS) : (place + 1) * len(SEEDS)]
-            spread[f"{name}_{macs_ratio}"] = statistics.stdev(numbers(alike, "top1"))
+    seeds = SEEDS["mobilenet_v2"]
+    recipes = [one for one in rows if one["method"] == "recipe"]
+    for place, macs_ratio in enumerate(RECIPE_RATIOS):
+        alike = recipes[place * len(seeds) : (place + 1) * len(seeds)]
+        spread[f"mobilenet_v2_{macs_ratio}"] = statistics.stdev(numbers(alike, "top1"))
     report(rows, spread, options)
 
 
