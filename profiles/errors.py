@@ -97,7 +97,10 @@ class IntegrityError(SlimgateError):
     exit_code = 7
 
 
-NO_MEMORY = ("can't allocate memory", "failed to allocate memory", "bad_alloc", "out of memory")
+NO_MEMORY = (
+    *("can't allocate memory", "cannot allocate memory", "failed to allocate memory"),
+    *("bad_alloc", "alloc_failed", "out of memory", "out_of_memory"),
+)
 """What libraries say when memory runs out, besides raising MemoryError."""
 TAKES_TOO_MUCH = "takes more memory than there is: end other programs, or use a larger machine"
 

@@ -1,8 +1,9 @@
 """Tensors put aside: in memory as long as there is room for them, and else in a file."""
 
+import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from math import prod
 from typing import IO, TYPE_CHECKING, Protocol
@@ -107,11 +108,17 @@ class Spool:
         with _temporary_files():
             if self._file is None:
                 self._file = tempfile.TemporaryFile()  # noqa: SIM115, closed with the spool
-                finalize(self, self._file.close)
+                finalize(self, _closed, self._file)
             place = self._file.seek(0, 2)
             self._file.write(value.view(-1).view(torch.uint8).numpy().data)
             self._file.flush()
             return place
+
+
+def _closed(file: IO[bytes]) -> None:
+    """Nothing in it is needed any more, so what cannot be written is not missed."""
+    with suppress(OSError):
+        file.close()
 
 
 @contextmanager
@@ -120,9 +127,11 @@ def _temporary_files() -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        # tempfile finds no folder, and says so at each call, where none takes a file.
+        folder = tempfile.tempdir or os.environ.get("TMPDIR", "the folder of temporary files")
         raise DiskError(
-            f"{tempfile.gettempdir()}: {error.strerror or error}; what memory has no room for "
-            "lies there: free space, set TMPDIR to another folder, or raise memory_gib"
+            f"{folder}: {error.strerror or error}; what memory has no room for lies there: free "
+            "space, set TMPDIR to another folder, or raise memory_gib"
         ) from error
 
 

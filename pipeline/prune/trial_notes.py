@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from pipeline.data.durable_files import SealedFile
 from pipeline.store.reports import Trial
 from profiles.spec import Spec
@@ -51,4 +53,7 @@ class TrialsFile:
 
     def _read(self) -> dict[str, Trial]:
         raw = SealedFile(self.path).read("all is tried again")
-        return {} if raw is None else _Noted.model_validate_json(raw).trials
+        try:
+            return {} if raw is None else _Noted.model_validate_json(raw).trials
+        except ValidationError:  # noted by another version of slimgate
+            return {}

@@ -7,6 +7,7 @@ from math import inf, isfinite
 
 from torch import Tensor, nn
 
+from pipeline.data.digest import value_digest
 from pipeline.network.calibration import Calibration
 from pipeline.network.distance import Teacher, teacher_for_loss
 from pipeline.network.plan import PruningPlan, apply_plan
@@ -21,7 +22,7 @@ from pipeline.repair.ridge import ALTERNATIONS
 from pipeline.scoring.collect import Loss
 from pipeline.scoring.layer_stats import LayerStats
 from pipeline.store.reports import Trial
-from profiles.errors import StageError
+from profiles.errors import StageError, lack_of_memory_refused
 from profiles.plugins import name_of
 
 log = logging.getLogger("slimgate")
@@ -80,6 +81,7 @@ def trial_setup(dense: nn.Module, calibration: Calibration, loss: Loss) -> Trial
     return TrialSetup(dense, calibration, targets, teacher, held_out, answers(teacher, held_out))
 
 
+@lack_of_memory_refused("trying selections")
 def choose_by_trial(
     prunable: PrunableNetwork,
     stats: Mapping[str, LayerStats],
@@ -92,8 +94,8 @@ def choose_by_trial(
 
     Not by accuracy: a trained network is right on nearly all of its own training samples.
     Of many, only those that are nearest after a rougher repair are tried in full. A selection
-    that fails is passed over. What stands in `notes`, by the same selections in the same order, is
-    not tried again. Raises StageError when all of them fail.
+    that fails is passed over. What stands in `notes`, of the same plans in the same places, is not
+    tried again. Raises StageError when all of them fail.
     """
     choices: dict[int, Choice] = {}
     trials: dict[int, Trial] = {}
@@ -126,7 +128,7 @@ def _tried(
     """A trial of each choice, by its place: as it was noted, or made and noted now."""
     trials = {}
     for place, choice in choices.items():
-        name = f"{round_name} {place}"
+        name = f"{round_name} {place} {value_digest(choice.plan.model_dump(mode='json'))}"
         found = notes.finished.get(name)
         if found is None:
             found = _trial_of(choice, setup)

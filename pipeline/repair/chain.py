@@ -14,11 +14,13 @@ from pipeline.network.run import outputs_of
 from pipeline.repair.recoveries import Recovery
 from pipeline.scoring.collect import Loss
 from pipeline.store.reports import RecoveryReport
+from profiles.errors import lack_of_memory_refused
 from profiles.plugins import name_of
 
 BATCH_SAMPLES = 64
 
 
+@lack_of_memory_refused("repair")
 def repair(
     network: nn.Module,
     dense: nn.Module,

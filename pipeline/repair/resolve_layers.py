@@ -31,7 +31,7 @@ def resolve_layers(
     Each layer sees what the layers before it, already re-solved, make of the targets' inputs; its
     target is the dense network's output, less what it is added to: so it also makes good the
     drift of all before it. Blocks that end in a sum are then refined by `steps` steps. Returns
-    remarks on layers that stayed as they were. Raises StageError where what a layer reads is not
+    remarks on layers that could not be solved. Raises StageError where what a layer reads is not
     finite.
     """
     modules = dict(network.named_modules())
@@ -54,7 +54,7 @@ def resolve_layers(
         if name in modules and name not in targets.sites
         if isinstance(kind_of(modules[name]), LinearMap)
     )
-    return (*solver.remarks, *unmapped)
+    return tuple(unmapped)
 
 
 class _LayerSolver:
@@ -71,7 +71,6 @@ class _LayerSolver:
         self._layers, self._targets = layers, targets
         self._steps, self._alternations = steps, alternations
         self._kept = {name: kept.out.channels for name, kept in plan.layers.items() if kept.out}
-        self.remarks: list[str] = []
 
     def solve(self, site: Site, gathered: Gathered) -> None:
         """Re-solve one layer, where that is better on samples that were not fitted."""

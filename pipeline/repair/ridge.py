@@ -75,19 +75,22 @@ def solve(problem: Problem, fitted: int, alternations: int = ALTERNATIONS) -> So
     """Least squares on the first `fitted` rows; the others choose the ridge and judge."""
     fit, held = problem.part(0, fitted), problem.part(fitted, len(problem.target))
     system = (_ByRows if fitted < fit.inputs.shape[2] else _ByColumns)(fit)
+    before = error(held, problem.weight, problem.bias)
     goal = system.goal(_whole)
-    tried = [(system.solved(goal, ridge), ridge) for ridge in RIDGES]
-    (weight, bias), ridge = min(tried, key=lambda one: error(held, *one[0]))
-    found = [(weight, bias)]
-    if fit.range != UNBOUNDED:
-        for _ in range(alternations):
-            goal = system.goal(partial(_beyond, weight=weight, bias=bias))
-            weight, bias = system.solved(goal, ridge)
-            found.append((weight, bias))
-    after, (weight, bias) = min(
-        ((error(held, *one), one) for one in found), key=lambda pair: pair[0]
-    )
-    return Solution(weight, bias, error(held, problem.weight, problem.bias), after)
+    best, chosen = Solution(problem.weight, problem.bias, before, inf), RIDGES[0]
+    for ridge in RIDGES:
+        weight, bias = system.solved(goal, ridge)
+        after = error(held, weight, bias)
+        if after < best.error_after:
+            best, chosen = Solution(weight, bias, before, after), ridge
+    weight, bias = best.weight, best.bias
+    for _ in range(alternations if fit.range != UNBOUNDED else 0):
+        goal = system.goal(partial(_beyond, weight=weight, bias=bias))
+        weight, bias = system.solved(goal, chosen)
+        after = error(held, weight, bias)
+        if after < best.error_after:
+            best = Solution(weight, bias, before, after)
+    return best
 
 
 def error(problem: Problem, weight: Tensor, bias: Tensor) -> float:

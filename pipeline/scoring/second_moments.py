@@ -1,6 +1,7 @@
 """Second moments of what each consumer of a group reads: they tell which channels can be spared."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -16,12 +17,18 @@ from pipeline.network.layer_kinds import linear_map
 from pipeline.network.spool import Samples
 from pipeline.network.walks import parts_of
 from pipeline.scoring.elimination import Consumer, Elimination, eliminate
-from pipeline.scoring.shrinkage import chance_share, shrunk, squared_moments
+from pipeline.scoring.shrinkage import chance_square, shrink, squared_moments
+from profiles.errors import lack_of_memory_refused
 
 RIDGE = 1e-3
 """Times the diagonal: what the second moments are steadied with before they are inverted."""
+MEAN_SAMPLES = 64
+"""Samples that tell what the rows are nearly centred by."""
+
+_PreHook = Callable[[nn.Module, tuple[Tensor, ...]], None]
 
 
+@lack_of_memory_refused("ranking channels")
 def eliminations(
     network: nn.Module, groups: Sequence[Group], inputs: Samples, rows: int
 ) -> dict[str, Elimination]:
@@ -39,16 +46,15 @@ def eliminations(
     norms = norms_of(sites[name] for name in names)
     moments = {name: _Moments(sites[name], layers[name]) for name in names}
     parts = parts_of(network, inputs)
+    for part in parts[: 1 + sum(part.stop < MEAN_SAMPLES for part in parts)]:
+        with _hooked({layers[n]: moments[n].near(chosen[n][part]) for n in names}):
+            network(inputs[part].clone())
     for part in progress("batches for second moments", parts, len(parts)):
         places = {name: found[part] for name, found in chosen.items()}
         recorder = RowRecorder(layers, sites, places)
-        handles = [layers[n].register_forward_pre_hook(moments[n].hook(places[n])) for n in names]
-        try:
-            with torch.no_grad(), tracking(layers, names, norms, recorder):
-                network(inputs[part].clone())
-        finally:
-            for handle in handles:
-                handle.remove()
+        hooks = {layers[name]: moments[name].add(places[name]) for name in names}
+        with _hooked(hooks), tracking(layers, names, norms, recorder):
+            network(inputs[part].clone())
         for name in names:
             moments[name].outputs(recorder.rows[name])
     found = {}
@@ -67,28 +73,33 @@ class _Moments:
 
     def __init__(self, site: Site, layer: nn.Module) -> None:
         self._site, self._layer = site, layer
-        self._count = self._samples = 0
-        self._shift: Tensor | None = None
-        self._sums: Tensor | None = None
-        self._products: Tensor | None = None
-        self._squares = torch.zeros(())
+        self._count = self._samples = self._near_count = 0
+        self._near = self._sums = self._products = self._squares = torch.zeros(())
         self._output_sums = self._output_squares = torch.zeros(())
 
-    def hook(self, places: Tensor) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        def add(_: nn.Module, args: tuple[Tensor, ...]) -> None:
+    def near(self, places: Tensor) -> _PreHook:
+        """Of some of the samples, before `add`: what all rows are nearly centred by."""
+
+        def hook(_: nn.Module, args: tuple[Tensor, ...]) -> None:
             rows = input_rows(self._site, self._layer, args[0], places)
-            if self._shift is None:
-                self._shift = rows.mean(1, keepdim=True)
-            rows = rows - self._shift  # nearly centred, so that little is lost in single precision
-            products = (rows.transpose(1, 2) @ rows).double()
-            sums = rows.sum(1).double()
+            self._near_count += rows.shape[1]
+            self._near = self._near + rows.sum(1, keepdim=True)
+
+        return hook
+
+    def add(self, places: Tensor) -> _PreHook:
+        def hook(_: nn.Module, args: tuple[Tensor, ...]) -> None:
+            rows = input_rows(self._site, self._layer, args[0], places)
+            # Nearly centred, little is lost in single precision, and the mean is not taken for
+            # what samples differ in.
+            rows = rows - self._near / self._near_count
             self._count += rows.shape[1]
             self._samples += len(places)
             self._squares = self._squares + squared_moments(rows, len(places))
-            self._products = products if self._products is None else self._products + products
-            self._sums = sums if self._sums is None else self._sums + sums
+            self._products = self._products + (rows.transpose(1, 2) @ rows).double()
+            self._sums = self._sums + rows.sum(1).double()
 
-        return add
+        return hook
 
     def outputs(self, rows: Tensor) -> None:
         self._output_sums = self._output_sums + rows.double().sum(0)
@@ -96,15 +107,17 @@ class _Moments:
 
     def consumers(self, member: Member, layer: Folded) -> Iterator[Consumer]:
         """The layer as a linear map, one for each of its groups."""
-        assert self._products is not None
-        assert self._sums is not None
         mean = self._sums / self._count
-        shifted = self._products / self._count
-        chance = chance_share(shifted, self._squares / self._samples, self._samples)
-        moments = shrunk(shifted - mean[:, :, None] * mean[:, None], chance)
+        moments = self._products / self._count
+        chance = chance_square(moments, self._squares / self._samples, self._samples)
+        moments = moments - mean[:, :, None] * mean[:, None]
         output = self._output_sums / self._count
         variance = float((self._output_squares / self._count - output.square()).sum())
         weight = layer.weight().double().transpose(1, 2)
+        seen = _variance(moments, weight)
+        shrink(moments, chance)
+        if seen > 0:  # so that losing all of it counts as it was seen
+            variance *= _variance(moments, weight) / seen
         kind = linear_map(self._layer)
         width = kind.channels("in") // kind.groups
         for number in range(len(moments)):
@@ -115,6 +128,23 @@ class _Moments:
             columns = first[order][:, None] + torch.arange(kernel) * width
             units = columns.reshape(int(member.units.max()) + 1, -1).to(weight.device)
             yield Consumer(moments[number], weight[number], units, max(variance, 1e-12))
+
+
+def _variance(moments: Tensor, weight: Tensor) -> float:
+    """Of the outputs [groups, outputs] of `weight` [groups, columns, outputs], over all of them."""
+    return float(((moments @ weight) * weight).sum())
+
+
+@contextmanager
+def _hooked(hooks: Mapping[nn.Module, _PreHook]) -> Iterator[None]:
+    """Without gradients, each layer tells its hook what it is about to read."""
+    handles = [layer.register_forward_pre_hook(hook) for layer, hook in hooks.items()]
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _readers(group: Group, sites: Mapping[str, Site]) -> list[Member]:

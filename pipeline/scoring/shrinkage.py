@@ -22,30 +22,31 @@ def squared_moments(rows: Tensor, samples: int) -> Tensor:
     # The products of rows have the same squares as those of columns.
     products = own @ other if own.shape[2] < own.shape[3] else other @ own
     diagonal = own.square().sum(2)
-    found = products.double().square().sum((1, 2, 3)) - diagonal.double().square().sum((1, 2))
-    mean: Tensor = found / own.shape[2] ** 2
-    return mean
+    total = products.double().square().sum((1, 2, 3)) - diagonal.double().square().sum((1, 2))
+    squares: Tensor = total / own.shape[2] ** 2
+    return squares
 
 
-def chance_share(moments: Tensor, mean_square: Tensor, samples: int) -> Tensor:
-    """[groups]: the share of the moments off the diagonal that is chance, 0 to 1.
+def chance_square(moments: Tensor, mean_square: Tensor, samples: int) -> Tensor:
+    """[groups]: the square that moments off the diagonal would have by chance alone.
 
     `moments` [groups, columns, columns] are the means over samples; `mean_square` [groups] of
-    `squared_moments`, both around the same point. Of one sample nobody can tell: 0.
+    `squared_moments`, both around the same point, near the mean. Of one sample nobody can tell: 0.
     """
-    square = _off_diagonal(moments)
-    variance = (mean_square - square).clamp(min=0) / max(samples - 1, 1)
-    return (variance / square.clamp(min=NONE)).clamp(max=1)
+    return (mean_square - _off_diagonal(moments)).clamp(min=0) / max(samples - 1, 1)
 
 
-def shrunk(moments: Tensor, share: Tensor) -> Tensor:
-    """The moments [groups, columns, columns], smaller by `share` [groups] off the diagonal."""
+def shrink(moments: Tensor, chance: Tensor) -> None:
+    """Take the share that is chance [groups] from centred moments [groups, columns, columns]."""
     diagonal = moments.diagonal(dim1=1, dim2=2)
-    kept = moments * (1 - share)[:, None, None]
-    return kept + torch.diag_embed(diagonal * share[:, None])
+    variances = diagonal.clone()
+    share = (chance / _off_diagonal(moments).clamp(min=NONE)).clamp(max=1)
+    moments *= (1 - share)[:, None, None]
+    diagonal.copy_(variances)
 
 
 def _off_diagonal(moments: Tensor) -> Tensor:
     """[groups]: the sum of squares off the diagonal."""
-    squares = moments.square()
-    return squares.sum((1, 2)) - squares.diagonal(dim1=1, dim2=2).sum(1)
+    diagonal = moments.diagonal(dim1=1, dim2=2).square().sum(1)
+    rest: Tensor = torch.linalg.matrix_norm(moments).square() - diagonal
+    return rest

@@ -11,12 +11,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from user_project import Outcome, Project
 
 import pipeline.measure.all_targets
+from pipeline.network.spool import Memory
 from pipeline.release.bundle import read_measurement
 from pipeline.store.manifest import manifest_fault
 from pipeline.store.written_files import RECORD
+from profiles.errors import DiskError
 
 FULL = "the disk is full; free space and run again"
 
@@ -74,6 +77,15 @@ def test_a_disk_without_room_for_what_memory_does_not_hold_is_named(
             "free space, set TMPDIR to another folder, or raise memory_gib",
         )
     assert project.prune().code == 0
+
+
+def test_where_no_folder_takes_a_temporary_file_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    full = pytest.raises(DiskError, match=r"No usable temporary directory.*set TMPDIR")
+    with files_limited_to(0), full:
+        Memory(0).tensor((4,), torch.device("cpu"))
+    with files_limited_to(0), full:
+        Memory(0).spool().keep(torch.ones(4))
 
 
 def test_a_disk_that_fills_while_training_leaves_nothing_and_a_rerun_succeeds(

@@ -139,8 +139,24 @@ def test_a_choice_goes_on_after_the_trials_that_were_noted(finished: int) -> Non
 def test_a_trial_that_failed_is_noted_and_not_tried_again() -> None:
     prunable = find_prunable(trained(Chain), images(1))
     failed = Trial(criterion="magnitude", allocator="uniform", distance=None, reason="as noted")
+    names: list[str] = []
+    tried(
+        prunable,
+        [Magnitude()],
+        [Uniform()],
+        notes=TrialNotes(note=lambda *one: names.append(one[0])),
+    )
     with pytest.raises(StageError, match=r"no way to prune this network worked.*as noted"):
-        tried(prunable, [Magnitude()], [Uniform()], notes=TrialNotes({"full 0": failed}))
+        tried(prunable, [Magnitude()], [Uniform()], notes=TrialNotes({names[0]: failed}))
+
+
+def test_what_was_noted_of_another_plan_in_the_same_place_is_not_believed() -> None:
+    prunable = find_prunable(trained(Chain), images(1))
+    noted: dict[str, Trial] = {}
+    tried(prunable, [Magnitude()], [Uniform()], notes=TrialNotes(note=noted.__setitem__))
+    again: dict[str, Trial] = {}
+    tried(prunable, [Random()], [Uniform()], notes=TrialNotes(noted, again.__setitem__))
+    assert len(again) == 1
 
 
 def test_a_trial_is_repaired_before_it_is_judged() -> None:

@@ -2,19 +2,23 @@
 
 import pytest
 import torch
+from half_pruned import walk_in_parts_of
 from torch import Tensor, nn
 
 from pipeline.network.groups import find_groups
 from pipeline.scoring.second_moments import eliminations
-from pipeline.scoring.shrinkage import chance_share, shrunk, squared_moments
+from pipeline.scoring.shrinkage import chance_square, shrink, squared_moments
 
 DOUBLE = torch.float64
 
 
 def share_of(rows: Tensor, samples: int) -> float:
-    """Of `rows` [samples * n, columns]."""
+    """The part of the first moment off the diagonal that goes; `rows` [samples * n, columns]."""
     moments = (rows.T @ rows / len(rows))[None]
-    return float(chance_share(moments, squared_moments(rows[None], samples) / samples, samples))
+    chance = chance_square(moments, squared_moments(rows[None], samples) / samples, samples)
+    found = moments.clone()
+    shrink(found, chance)
+    return 1 - float(found[0, 0, 1] / moments[0, 0, 1])
 
 
 def test_the_share_is_the_variance_of_the_moments_over_their_square() -> None:
@@ -42,12 +46,14 @@ def test_samples_that_say_the_same_leave_nothing_to_chance_and_one_tells_nothing
     rows = torch.tensor([[1.0, 2.0, 3.0]], dtype=DOUBLE)
     assert share_of(rows.repeat(5, 1), 5) == pytest.approx(0, abs=1e-12)
     assert share_of(rows, 1) == pytest.approx(0, abs=1e-12)
-    assert share_of(torch.zeros(5, 3, dtype=DOUBLE), 5) == 0
+    nothing = torch.zeros(1, 3, 3, dtype=DOUBLE)
+    shrink(nothing, chance_square(nothing, squared_moments(torch.zeros(1, 5, 3), 5) / 5, 5))
+    assert not nothing.any()
 
 
 def test_shrinking_leaves_the_diagonal_and_each_group_its_own_share() -> None:
-    moments = torch.tensor([[4.0, 2.0], [2.0, 3.0]], dtype=DOUBLE).expand(2, 2, 2)
-    found = shrunk(moments, torch.tensor([0.25, 1.0], dtype=DOUBLE))
+    found = torch.tensor([[4.0, 2.0], [2.0, 3.0]], dtype=DOUBLE).repeat(2, 1, 1)
+    shrink(found, torch.tensor([2.0, 9.0], dtype=DOUBLE))  # of a square of 8
     assert found[0].tolist() == [[4.0, 1.5], [1.5, 3.0]]
     assert found[1].tolist() == [[4.0, 0.0], [0.0, 3.0]]
 
@@ -67,10 +73,14 @@ class Wide(nn.Module):
         return y
 
 
-def test_units_that_few_samples_cannot_tell_apart_are_not_held_to_replace_each_other() -> None:
+@pytest.mark.parametrize("size", [1, 3, 40])
+def test_units_that_few_samples_cannot_tell_apart_are_not_held_to_replace_each_other(
+    size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    walk_in_parts_of(size, monkeypatch)
     torch.manual_seed(0)
     network, inputs = Wide().eval(), torch.randn(40, 60)
     groups = find_groups(network, inputs[:1]).groups
     (found,) = eliminations(network, groups, inputs, 1000).values()
     # The truth is one half; 40 samples of 60 units would replace any 21 of them exactly.
-    assert 0.35 < found.errors[30] < 0.65
+    assert 0.4 < found.errors[30] < 0.6
