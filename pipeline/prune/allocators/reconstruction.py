@@ -22,7 +22,7 @@ class Reconstruction(Allocator):
 
     needs_errors: ClassVar[bool] = True
 
-    power: PositiveFloat = 0.75
+    power: PositiveFloat = 1.0
     """Over 1 spares the groups that have lost much, under 1 spreads the loss less."""
 
     late_weight: PositiveFloat = 2.0

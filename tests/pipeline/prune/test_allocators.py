@@ -307,7 +307,7 @@ def test_the_cheaper_error_per_mac_goes_first() -> None:
     cheap = candidate([1.0] * 2, macs=5, errors=[0.35, 0.1, 0.0])
     steps = {0.24: [3, 2], 0.25: [2, 2], 0.375: [2, 1], 0.625: [1, 1], 0.75: [1, 0], 1: [0, 0]}
     for knob, expected in steps.items():
-        assert kept(Reconstruction(power=1, late_weight=1), [dear, cheap], knob) == expected
+        assert kept(Reconstruction(late_weight=1), [dear, cheap], knob) == expected
 
 
 def test_a_curve_that_is_not_convex_is_left_in_one_step() -> None:
@@ -316,13 +316,13 @@ def test_a_curve_that_is_not_convex_is_left_in_one_step() -> None:
     assert hull(np.array([0.5, 0.2, 0.1, 0.2])) == [0, 1, 2, 3]
     assert hull(np.array([0.7, 0.0])) == [0, 1]
     useless = candidate([1.0] * 3, errors=[1.0, 0.9, 0.8, 0.0])
-    assert kept(Reconstruction(power=1, late_weight=1), [useless], 0.99) == [3]
+    assert kept(Reconstruction(late_weight=1), [useless], 0.99) == [3]
 
 
 def test_a_power_of_the_error_spares_the_group_that_has_lost_much() -> None:
     damaged = candidate([1.0] * 2, errors=[0.9, 0.5, 0.0])
     healthy = candidate([1.0] * 2, errors=[2.0, 0.51, 0.0])
-    assert kept(Reconstruction(power=1, late_weight=1), [damaged, healthy], 0.5) == [0, 2]
+    assert kept(Reconstruction(late_weight=1), [damaged, healthy], 0.5) == [0, 2]
     assert kept(Reconstruction(power=2, late_weight=1), [damaged, healthy], 0.5) == [1, 1]
 
 
@@ -349,7 +349,7 @@ def test_no_other_choice_of_as_few_macs_has_a_smaller_error() -> None:
             candidate([1.0] * (len(e) - 1), macs=macs, errors=sorted(e, reverse=True))
             for e, macs in curves
         ]
-        chosen = kept(Reconstruction(power=1, late_weight=1), groups, knob)
+        chosen = kept(Reconstruction(late_weight=1), groups, knob)
 
         def cost(counts: Sequence[int]) -> tuple[float, float]:
             pairs = list(zip(groups, counts, strict=True))
@@ -367,14 +367,14 @@ def test_no_other_choice_of_as_few_macs_has_a_smaller_error() -> None:
 
 def test_errors_weigh_more_the_later_the_group_geometrically() -> None:
     alike = [candidate([1.0], errors=[1.0, 0.0]) for _ in range(3)]  # weighed 1, 2 and 4
-    assert kept(Reconstruction(power=1, late_weight=4), alike, 0.4) == [0, 1, 1]
-    assert kept(Reconstruction(power=1, late_weight=4), alike, 0.7) == [0, 0, 1]
+    assert kept(Reconstruction(late_weight=4), alike, 0.4) == [0, 1, 1]
+    assert kept(Reconstruction(late_weight=4), alike, 0.7) == [0, 0, 1]
     errors = [1.0, 0.51, 0.24]  # 1, 1.02 and 0.96 when weighed
     uneven = [candidate([1.0], errors=[error, 0.0]) for error in errors]
-    assert kept(Reconstruction(power=1, late_weight=4), uneven, 0.4) == [1, 1, 0]
-    assert kept(Reconstruction(power=1, late_weight=4), uneven, 0.7) == [0, 1, 0]
-    assert kept(Reconstruction(power=1, late_weight=1), uneven, 0.7) == [1, 0, 0]
-    assert kept(Reconstruction(power=1, late_weight=4), uneven[:1], 1.0) == [0]
+    assert kept(Reconstruction(late_weight=4), uneven, 0.4) == [1, 1, 0]
+    assert kept(Reconstruction(late_weight=4), uneven, 0.7) == [0, 1, 0]
+    assert kept(Reconstruction(late_weight=1), uneven, 0.7) == [1, 0, 0]
+    assert kept(Reconstruction(late_weight=4), uneven[:1], 1.0) == [0]
 
 
 def test_without_errors_it_says_so() -> None:
