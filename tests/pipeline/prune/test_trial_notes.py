@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from spoiled_file import spoil
 
 from pipeline.prune.trial_notes import TrialsFile
 from pipeline.store.reports import Trial
@@ -33,12 +34,7 @@ def test_damaged_notes_are_told_of_and_removed(
 ) -> None:
     path = tmp_path / "trials"
     file = noted(path)
-    raw = bytearray(path.read_bytes())
-    if place is None:
-        del raw[len(raw) // 2 :]
-    else:
-        raw[place] ^= 1
-    path.write_bytes(raw)
+    spoil(path, place)
     assert file.notes().finished == {}
     assert f"{path} is damaged; all is tried again" in caplog.text
     assert not path.exists()

@@ -10,6 +10,7 @@ import torch
 from checkpoints import Tints, checkpoint, folder, kept_at, pruned, squared, task
 from networks import Chain, Concat, Residual, trained
 from read_errors import no_more_files_to_open
+from spoiled_file import spoil
 from torch import Tensor, nn
 
 from pipeline.data.arrays import FloatArray
@@ -325,13 +326,7 @@ def test_a_training_whose_progress_was_damaged_ends_with_the_very_same_weights(
 ) -> None:
     stage = FineTune(epochs=2, learning_rate=0.02, batch_size=32)
     stage.run(checkpoint(), folder(tmp_path / "whole"), tmp_path / "scratch")
-    saved = tmp_path / "scratch" / "epoch"
-    raw = bytearray(saved.read_bytes())
-    if place is None:
-        del raw[len(raw) // 2 :]
-    else:
-        raw[place] ^= 1
-    saved.write_bytes(raw)
+    spoil(tmp_path / "scratch" / "epoch", place)
     stage.run(checkpoint(), folder(tmp_path / "again"), tmp_path / "scratch")
     for name in ("model.safetensors", "finetune.json"):
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
