@@ -15,6 +15,7 @@ from pipeline.layers.torch_calls import Hook
 from pipeline.network.groups import Group
 from pipeline.network.layer_kinds import BatchNorm, FilterBank, filter_bank, kind_of
 from pipeline.network.run import Loss, loss_of, outputs_of
+from pipeline.network.walks import parts_of
 from pipeline.scoring.channel_sums import ChannelMoments, by_channel
 from pipeline.scoring.gradient_tracker import GradientSums, GradientTracker, readers_of
 from pipeline.scoring.layer_stats import Gradient, LayerStats, Need, Norm, Place
@@ -26,8 +27,8 @@ __all__ = ["Batch", "Float64", "LayerStats", "Loss", "Need", "collect", "stats_l
 Batch = tuple[FloatArray, Targets]
 
 BATCH_SAMPLES = 32
-"""Samples in one forward and backward pass, however they are given: absolute gradients are those
-of batches of this size.
+"""Samples that count as one batch, however they are given: absolute gradients are those of batches
+of this size.
 """
 
 
@@ -271,12 +272,15 @@ class _Pass:
         return found
 
     def _backward(self, feed: Tensor, targets: Targets, loss: Loss) -> None:
-        tracker = GradientTracker({name: found.sums for name, found in self._gradients.items()})
-        with self._hooks(tracker), torch.enable_grad():
-            with tracker:
-                # The sum over samples, so that batches of any size weigh by their samples.
-                value = loss_of(self._network, loss, feed, targets) * len(feed)
-            value.backward()
+        sums = {name: found.sums for name, found in self._gradients.items()}
+        for part in parts_of(self._network, feed):  # what they hand to backward is much
+            tracker = GradientTracker(sums)
+            with self._hooks(tracker), torch.enable_grad():
+                with tracker:
+                    mean = loss_of(self._network, loss, feed[part], targets[part])
+                    # The sum over samples, so that parts of any size weigh by their samples.
+                    value = mean * len(feed[part])
+                value.backward()
         for found in self._gradients.values():
             found.end_of_batch()
         self._network.zero_grad(set_to_none=True)

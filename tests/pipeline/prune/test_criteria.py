@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 from networks import NETWORKS, Chain, Concat, Residual, trained
-from random_samples import Samples, stats_of
+from random_samples import Samples, feeds, stats_of
 from scipy.stats import kendalltau
-from torch import nn
+from torch import Tensor, nn
 
+from pipeline.network import walks
 from pipeline.network.groups import find_groups
 from pipeline.prune.criteria import Criterion, group_scores
 from pipeline.prune.criteria.activation import Activation
@@ -98,6 +99,27 @@ def test_scores_do_not_depend_on_how_samples_are_cut_into_batches(one: Criterion
     for size in (1, 3, 7):
         for expected, found in zip(whole, scores_on(Residual, one, data, size), strict=True):
             np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("at_a_time", [1, 5])
+@pytest.mark.parametrize("one", [*map(criterion, CRITERIA), *VARIANTS, Pro(accumulation="sum")])
+def test_scores_do_not_depend_on_how_many_samples_fit_into_memory(
+    one: Criterion, at_a_time: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network, data, seen = trained(Residual), Samples(40), set()
+    groups, whole = stats_of(network, data, needs=one.needs)
+    most = at_a_time * walks.largest_output(network, torch.zeros(1, 3, 8, 8))
+    monkeypatch.setattr(walks, "LARGEST_BYTES", most)
+
+    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+        seen.add(len(outputs))
+        return cross_entropy(outputs, targets)
+
+    stats = collect(network, groups, feeds(data, 24), loss, one.needs)
+    for group in groups:
+        expected, found = (group_scores(one, group, stats) for stats in (whole, stats))
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+    assert max(seen, default=at_a_time) == at_a_time
 
 
 def test_a_smaller_last_batch_counts_by_its_samples_in_a_sum() -> None:
