@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from math import inf, isfinite
 
 from torch import Tensor, nn
@@ -34,8 +35,11 @@ ROUGH_REPAIR_ROWS = 2_000
 ROUGH_SHARE, ROUGH_SAMPLES = 0.25, 32
 """The part of the fitted samples that a first round has, and the fewest."""
 FINALISTS = 3
-"""Selections that are tried again; where there are no more, there is no first round."""
-BEHIND = f"in a first, rougher trial, when {FINALISTS} others were nearer"
+"""Selections that are tried again at most; where there are no more, there is no first round."""
+CLOSE = 1.3
+"""Those that are tried again are at most so many times as far as the nearest. If nobody is so near,
+the nearest is not either."""
+BEHIND = "in a first, rougher trial, when others were nearer"
 """Why a selection was not tried again."""
 
 
@@ -45,15 +49,21 @@ class TrialSetup:
 
     dense: nn.Module
     calibration: Calibration
-    targets: DenseTargets
-    """The dense network's outputs, to which the quick repair fits every layer."""
     teacher: Teacher
     held_out: Tensor
     """Inputs [n, ...] that no repair is fitted to, and mixtures of them."""
     wanted: Sequence[Tensor]
     """What the dense network answers to them."""
+    rows: int = QUICK_REPAIR_ROWS
+    """Positions of each layer that the quick repair fits."""
     alternations: int = ALTERNATIONS
     """Of the quick repair, see `pipeline.repair.ridge`."""
+
+    @cached_property
+    def targets(self) -> DenseTargets:
+        """The dense network's outputs, to which the quick repair fits every layer."""
+        samples = self.calibration
+        return dense_targets(self.dense, samples.inputs, samples.fitted, self.rows, samples.memory)
 
     def try_plan(self, plan: PruningPlan) -> tuple[nn.Module, float]:
         """The pruned network, repaired, and its distance from the dense one; inf if not finite."""
@@ -65,10 +75,7 @@ class TrialSetup:
         """The same with fewer samples and rows to fit, once each, judged alike."""
         samples = max(ROUGH_SAMPLES, round(ROUGH_SHARE * self.calibration.fitted))
         part = self.calibration.first(samples)
-        targets = dense_targets(
-            self.dense, part.inputs, part.fitted, ROUGH_REPAIR_ROWS, part.memory
-        )
-        return replace(self, targets=targets, alternations=0)
+        return replace(self, calibration=part, rows=ROUGH_REPAIR_ROWS, alternations=0)
 
 
 def trial_setup(dense: nn.Module, calibration: Calibration, loss: Loss) -> TrialSetup:
@@ -76,9 +83,7 @@ def trial_setup(dense: nn.Module, calibration: Calibration, loss: Loss) -> Trial
     mixed = calibration.with_mixtures()
     held_out = mixed[mixed.fitted : len(mixed)]
     teacher = teacher_for_loss(dense, loss, [held_out], temperature=1.0)
-    inputs, fitted = calibration.inputs, calibration.fitted
-    targets = dense_targets(dense, inputs, fitted, QUICK_REPAIR_ROWS, calibration.memory)
-    return TrialSetup(dense, calibration, targets, teacher, held_out, answers(teacher, held_out))
+    return TrialSetup(dense, calibration, teacher, held_out, answers(teacher, held_out))
 
 
 @lack_of_memory_refused("trying selections")
@@ -93,9 +98,10 @@ def choose_by_trial(
     """The choice whose pruned network, repaired, is nearest to the dense one; and every trial.
 
     Not by accuracy: a trained network is right on nearly all of its own training samples.
-    Of many, only those that are nearest after a rougher repair are tried in full. A selection
-    that fails is passed over. What stands in `notes`, of the same plans in the same places, is not
-    tried again. Raises StageError when all of them fail.
+    Of many, only those that are nearest after a rougher repair are tried in full, and none where
+    one is nearer than all others by far. A selection that fails is passed over. What stands in
+    `notes`, of the same plans in the same places, is not tried again. Raises StageError when all
+    of them fail.
     """
     choices: dict[int, Choice] = {}
     trials: dict[int, Trial] = {}
@@ -104,18 +110,19 @@ def choose_by_trial(
             choices[place] = choose(prunable, stats, selection, limits)
         except StageError as error:
             trials[place] = _trial(selection, None, str(error))
+    rough: dict[int, Trial] = {}
     if len(choices) > FINALISTS:
         log.info("  a rougher trial of each first:")
         rough = _tried(choices, setup.rough(), "rough", notes)
-        nearest = _by_distance(rough)
-        for place in nearest[FINALISTS:]:
+        near = _near(rough)
+        for place in set(_by_distance(rough)) - set(near):
             rough[place] = rough[place].model_copy(update={"reason": BEHIND})
         trials.update(rough)
-        choices = {place: choices[place] for place in nearest[:FINALISTS]}
-        log.info("  and of the nearest in full:")
-    full = _tried(choices, setup, "full", notes)
-    trials.update(full)
-    best = _by_distance(full)[:1]
+        choices = {place: choices[place] for place in near}
+    if not rough or len(choices) > 1:
+        log.info("  %s in full:", "and of the nearest" if rough else "a trial of each")
+        trials.update(_tried(choices, setup, "full", notes))
+    best = _by_distance({place: trials[place] for place in choices})[:1]
     if not best:
         last = trials[len(selections) - 1]
         raise StageError(f"no way to prune this network worked; the last one: {last.reason}")
@@ -152,8 +159,18 @@ def _trial_of(choice: Choice, setup: TrialSetup) -> Trial:
 
 def _by_distance(trials: Mapping[int, Trial]) -> list[int]:
     """The places of the trials that came to a distance, the nearest first."""
-    found = [(trial.distance, place) for place, trial in trials.items()]
-    return [place for _, place in sorted((d, place) for d, place in found if d is not None)]
+    order = sorted(trials, key=lambda place: _far(trials[place]))
+    return [place for place in order if trials[place].distance is not None]
+
+
+def _near(rough: Mapping[int, Trial]) -> list[int]:
+    """The places of the nearest trials, up to one that is nearer than those behind it by far."""
+    order = _by_distance(rough)[:FINALISTS]
+    return [place for place in order if _far(rough[place]) <= CLOSE * _far(rough[order[0]])]
+
+
+def _far(trial: Trial) -> float:
+    return inf if trial.distance is None else trial.distance
 
 
 def _trial(selection: Selection, distance: float | None, reason: str) -> Trial:

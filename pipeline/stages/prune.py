@@ -50,7 +50,7 @@ class Prune(Stage[Checkpoint, Pruned]):
     """Structured pruning: whole channels leave every layer that shares them."""
 
     LIBRARIES: ClassVar[tuple[str, ...]] = ("torch", "numpy")
-    VERSION: ClassVar[int] = 7
+    VERSION: ClassVar[int] = 8
 
     criterion: Annotated[
         Criterion | Literal["auto"], *choice("pipeline.prune.criteria", Criterion, auto=True)

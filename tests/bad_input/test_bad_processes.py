@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from user_project import NETWORK, TASK, Project
 
-from pipeline.prune.trials import FINALISTS
 from pipeline.store.store import Store
 
 LONG = {"epochs": 100_000, "batch_size": 8}
@@ -124,7 +123,6 @@ def network():
     return Slow().eval()
 """
 TRIAL = re.compile(r"^ +(\w+, \w+): [0-9.]+$", re.MULTILINE)
-IN_FULL = "and of the nearest in full:"
 
 
 def test_a_pruning_that_is_killed_goes_on_after_the_trials_that_were_finished(
@@ -135,24 +133,22 @@ def test_a_pruning_that_is_killed_goes_on_after_the_trials_that_were_finished(
     monkeypatch.setenv("SLEEP_S", "0.01")
     process = project.start("prune", path, "--out", project.out)
     monkeypatch.setenv("SLEEP_S", "0")
-    said = wait_for(process, IN_FULL)
-    assert process.stderr is not None
-    said += process.stderr.readline()
+    said = wait_for(process, "taylor, reconstruction:")
     process.kill()
     said += finish(process)[2]
-    roughly, in_full = map(TRIAL.findall, said.split(IN_FULL))
-    assert len(roughly) == 8
-    assert 1 <= len(in_full) < FINALISTS
+    tried = TRIAL.findall(said)
+    assert 4 <= len(tried) < 8
     assert not project.stages()
 
     assert project.prune().code == 0
     resumed = "\n".join(caplog.messages)
-    roughly_again, in_full_after = map(TRIAL.findall, resumed.split(IN_FULL))
-    assert not roughly_again
-    assert not {*in_full} & {*in_full_after}
     noted = re.search(r"resuming after (\d+) trials", resumed)
     assert noted is not None
-    assert int(noted[1]) + len(in_full_after) == 8 + FINALISTS
+    left = 8 - int(noted[1])
+    assert left <= 8 - len(tried)
+    rest = TRIAL.findall(resumed)[:left]
+    assert len(rest) == left
+    assert not {*tried} & {*rest}
     assert not list((project.cache / "scratch").iterdir())
 
     files = {name: (project.out / name).read_bytes() for name in ("plan.json", "model.safetensors")}

@@ -2,10 +2,11 @@
 
 All eight ways that "auto" tries, each tried in both rounds. MobileNetV2 at 224 (64 images) and
 ResNet-20 on CIFAR-10 (250 images: few, so the first round is at its roughest); `--full`: also 1,000
-images, and ResNet-56. Rows: network, peer, macs_ratio, images, best, rank, excess, tau.
+images, and ResNet-56. Rows: network, peer, macs_ratio, images, best, rank, tried,
+excess, tau.
 
 - `best`: the way of the least distance in full trials; `rank` is its place in the first round,
-  from 1
+  from 1; `tried`: how many are tried in full
 - `excess`: how much further from the dense network the way is that is chosen than the best, in full
   trials: 0 where they are one
 - `tau`: Kendall's rank correlation of the two rounds' distances
@@ -24,7 +25,7 @@ from pipeline.prune.baselines import rank_correlation
 from pipeline.prune.channel_counts import Limits
 from pipeline.prune.choose import choose
 from pipeline.prune.statistics import needs_of
-from pipeline.prune.trials import FINALISTS, trial_setup
+from pipeline.prune.trials import CLOSE, FINALISTS, trial_setup
 from pipeline.task import cross_entropy
 from profiles.plugins import name_of
 
@@ -54,7 +55,8 @@ def all_rows(data: Path, full: bool) -> Iterator[Row]:
             distances = [setup.try_plan(plan)[1] for plan in plans]
             order = sorted(range(len(ways)), key=first.__getitem__)
             best = min(range(len(ways)), key=distances.__getitem__)
-            chosen = min(distances[place] for place in order[:FINALISTS])
+            near = [place for place in order[:FINALISTS] if first[place] <= CLOSE * first[order[0]]]
+            chosen = min(distances[place] for place in near)
             log.info("first %s, full %s", first, distances)
             yield {
                 "network": name,
@@ -63,6 +65,7 @@ def all_rows(data: Path, full: bool) -> Iterator[Row]:
                 "images": float(images),
                 "best": f"{name_of(ways[best].criterion)}, {name_of(ways[best].allocator)}",
                 "rank": float(order.index(best) + 1),
+                "tried": float(len(near)) if len(near) > 1 else 0.0,
                 "excess": chosen / distances[best] - 1,
                 "tau": rank_correlation(list(zip(first, distances, strict=True))),
             }
