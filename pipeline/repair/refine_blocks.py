@@ -19,8 +19,9 @@ LEARNING_RATE = 0.02
 """Of Adam, relative to the root mean square of each weight."""
 BIAS_RATE = 0.3
 """The same for biases, relative to the mean of their absolute values, times the rate above."""
-BATCH_SAMPLES = 25
-MOST_PASSES = 10
+BATCH_SAMPLES, SMALL_BATCH_SAMPLES = 25, 12
+"""In a step; the latter where samples are few: as many steps then need half of the passes."""
+MOST_PASSES = 5
 """Over the fitted samples: with few of them, more steps only learn them by heart."""
 LARGEST_BYTES = 2**24
 """Of what a layer reads for the samples that run at a time; memory of this size is used again."""
@@ -106,7 +107,8 @@ def refine(block: Block, steps: int, fitted: int) -> list[Tensor] | None:
         [{"params": [w], "lr": rate} for w, rate in zip(weights, rates, strict=True)],
         betas=(0.9, 0.99),
     )
-    size = min(BATCH_SAMPLES, fitted)
+    few = MOST_PASSES * fitted < steps * BATCH_SAMPLES
+    size = min(SMALL_BATCH_SAMPLES if few else BATCH_SAMPLES, fitted)
     turns = fitted // size
     steps = min(steps, MOST_PASSES * turns)
     with torch.enable_grad():

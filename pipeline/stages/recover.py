@@ -31,7 +31,7 @@ class Recover(Stage[Checkpoint, Recovered]):
     """
 
     LIBRARIES: ClassVar[tuple[str, ...]] = ("torch", "numpy")
-    VERSION: ClassVar[int] = 7
+    VERSION: ClassVar[int] = 8
 
     chain: tuple[Annotated[Recovery, *choice("pipeline.repair.recoveries", Recovery)], ...] = Field(
         default=(LeastSquares(),), min_length=1

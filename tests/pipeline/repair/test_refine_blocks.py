@@ -10,7 +10,13 @@ from pipeline.layers.output_sites import find_sites
 from pipeline.layers.sampled_rows import output_rows
 from pipeline.network.layer_kinds import linear_map
 from pipeline.repair import refine_blocks
-from pipeline.repair.refine_blocks import BATCH_SAMPLES, MOST_PASSES, Block, refine
+from pipeline.repair.refine_blocks import (
+    BATCH_SAMPLES,
+    MOST_PASSES,
+    SMALL_BATCH_SAMPLES,
+    Block,
+    refine,
+)
 
 
 class Branch(nn.Module):
@@ -77,7 +83,7 @@ def small_block() -> Block:
 
 
 def test_few_samples_are_gone_through_no_more_often_than_is_of_use() -> None:
-    block, turns = small_block(), 100 // BATCH_SAMPLES
+    block, turns = small_block(), 100 // SMALL_BATCH_SAMPLES
     capped, asked = refine(block, 10**6, 100), refine(block, MOST_PASSES * turns, 100)
     assert capped is not None
     assert asked is not None
