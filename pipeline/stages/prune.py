@@ -1,7 +1,7 @@
 """Score every group on calibration samples, choose what to keep, and remove the rest."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -11,30 +11,22 @@ import torch
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from pipeline.data.batches import batches
-from pipeline.network.calibration import Calibration, calibration_of_task
+from pipeline.network.calibration import calibration_of_task
 from pipeline.network.plan import PruningPlan, apply_plan, compose
-from pipeline.network.proof_inputs import proof_samples
-from pipeline.network.run import compute_device, outputs_of
+from pipeline.network.run import compute_device
 from pipeline.network.weights import write_weights
 from pipeline.prune.allocators import Allocator
 from pipeline.prune.auto import AUTO_ALLOCATORS, AUTO_CRITERIA
-from pipeline.prune.block_removal import plan_without_blocks
 from pipeline.prune.channel_counts import Limits, Widths, fault_of_widths
 from pipeline.prune.choose import Choice, Selection, choose
 from pipeline.prune.criteria import Criterion
-from pipeline.prune.prunable import (
-    PrunableNetwork,
-    find_prunable,
-    inspect_network,
-    refusals,
-    verify,
-    with_units_of,
-)
+from pipeline.prune.prunable import PrunableNetwork, find_prunable, refusals, verify
 from pipeline.prune.report import prune_report
 from pipeline.prune.statistics import needs_of, statistics
+from pipeline.prune.subject import Subject, subject_of
 from pipeline.prune.trial_notes import TrialNotes, TrialsFile
 from pipeline.prune.trials import choose_by_trial, trial_setup
-from pipeline.scoring.collect import Loss
+from pipeline.scoring.collect import LayerStats
 from pipeline.store.artifacts import Checkpoint, Pruned
 from pipeline.store.files import write_json
 from pipeline.store.reports import PruneReport, Trial
@@ -99,34 +91,31 @@ class Prune(Stage[Checkpoint, Pruned]):
         return self.blocks > 0 or any(target is not None for target in (*targets, own))
 
     def run(self, source: Checkpoint, out: Path, scratch: Path) -> None:
-        device = compute_device()
-        network = source.network().to(device)
-        calibration = calibration_of_task(
-            source.task, self.samples, self.seed, device, self.memory_gib
-        )
-        example = proof_samples(calibration.inputs)
-        outputs_of(network, example)
-        without_blocks = plan_without_blocks(network, calibration, self.blocks)
-        network = apply_plan(network, without_blocks)
-        prunable = dense = find_prunable(network, example)
-        if source.teacher or without_blocks.skipped:
-            dense = inspect_network((source.teacher or source).network().to(device), example)
-            prunable = with_units_of(prunable, dense)
-        if not prunable.groups:
-            raise StageError(
-                "the network has nothing more to prune: its groups are no longer those of the "
-                "dense network; set a smaller schedule.steps"
-            )
-        for refusal in refusals(prunable):
-            log.warning("  %s", refusal)
+        subject = self.subject(source)
         notes = TrialsFile(scratch / "trials", source.check_unchanged).notes()
-        chosen, trials = self._choose(prunable, calibration, source.task.loss, dense.macs, notes)
-        verify(prunable, chosen.plan, example)
-        plan = compose(_earlier_plan(source), compose(without_blocks, chosen.plan))
+        chosen, trials = self.choose(subject, self.statistics(subject), notes)
+        self.write(subject, chosen, trials, out)
+
+    def subject(self, source: Checkpoint) -> Subject:
+        """What is pruned, and the samples that it is judged on."""
+        device = compute_device()
+        samples = calibration_of_task(source.task, self.samples, self.seed, device, self.memory_gib)
+        return subject_of(source, samples, self.blocks)
+
+    def statistics(self, subject: Subject) -> dict[str, LayerStats]:
+        """What all that may choose has to know of each layer."""
+        needs = needs_of(self._criteria(), self._allocators())
+        return statistics(subject.prunable, subject.calibration, subject.source.task.loss, needs)
+
+    def write(self, subject: Subject, chosen: Choice, trials: tuple[Trial, ...], out: Path) -> None:
+        """Prove that the choice removes what it says, and write the result into `out`."""
+        verify(subject.prunable, chosen.plan, subject.example)
+        earlier = _earlier_plan(subject.source)
+        plan = compose(earlier, compose(subject.without_blocks, chosen.plan))
         chosen = replace(chosen, remarks=(*self._remarks(chosen), *chosen.remarks))
-        report = prune_report(self.macs_ratio, dense, prunable, chosen, trials)
+        report = prune_report(self.macs_ratio, subject.dense, subject.prunable, chosen, trials)
         write_json(out / "plan.json", plan)
-        write_weights(apply_plan(network, chosen.plan), out / "model.safetensors")
+        write_weights(apply_plan(subject.network, chosen.plan), out / "model.safetensors")
         write_json(out / "prune.json", report)
         _log(report)
 
@@ -149,26 +138,21 @@ class Prune(Stage[Checkpoint, Pruned]):
         dense = source.teacher or source
         return Pruned(key, source.task, out / "model.safetensors", out / "plan.json", dense)
 
-    def _choose(
-        self,
-        prunable: PrunableNetwork,
-        calibration: Calibration,
-        loss: Loss,
-        macs_dense: int,
-        notes: TrialNotes,
+    def choose(
+        self, subject: Subject, stats: Mapping[str, LayerStats], notes: TrialNotes
     ) -> tuple[Choice, tuple[Trial, ...]]:
         """The choice, and the trials it comes from where several selections were to be tried."""
-        criteria, allocators = self._criteria(), self._allocators()
-        limits = self._limits(macs_dense)
-        widths = self._widths(prunable, limits)
-        stats = statistics(prunable, calibration, loss, needs_of(criteria, allocators))
-        selections = [Selection(one, by, widths) for by, one in product(allocators, criteria)]
+        limits = self._limits(subject.dense.macs)
+        widths = self._widths(subject.prunable, limits)
+        ways = product(self._allocators(), self._criteria())
+        selections = [Selection(one, by, widths) for by, one in ways]
         if len(selections) == 1:
-            return choose(prunable, stats, selections[0], limits), ()
-        setup = trial_setup(prunable.network, calibration, loss)
+            return choose(subject.prunable, stats, selections[0], limits), ()
+        loss = subject.source.task.loss
+        setup = trial_setup(subject.network, subject.calibration, loss)
         if notes.finished:
             log.info("  resuming after %d trials", len(notes.finished))
-        return choose_by_trial(prunable, stats, selections, limits, setup, notes)
+        return choose_by_trial(subject.prunable, stats, selections, limits, setup, notes)
 
     def _criteria(self) -> Sequence[Criterion]:
         return AUTO_CRITERIA if self.criterion == AUTO else (self.criterion,)
