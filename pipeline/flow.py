@@ -20,6 +20,7 @@ from pipeline.report.text import markdown
 from pipeline.stages.build import Build
 from pipeline.stages.build_there import BuildThere
 from pipeline.stages.engine_stage import EngineStage
+from pipeline.stages.prune_to_budget import BudgetedTarget, PruneToBudget
 from pipeline.store.artifacts import Checked, Checkpoint, Engine, OnnxModel, Pruned, Recovered
 from pipeline.store.runner import Runner
 from pipeline.store.stage import Stage
@@ -47,7 +48,9 @@ class Flow:
     """The targets' machines; steps before the engine do not need them."""
 
     def pruned(self) -> Pruned:
-        """The network after the last step of the schedule."""
+        """The network after the last step of the schedule, or as large as the budgets allow."""
+        if not self.recipe.prune.has_target():
+            return self.runner.run("prune", self._prune_to_budget(), self.dense)
         *steps, last = self.recipe.prune_steps()
         source = self.dense
         for number, prune in enumerate(steps, 1):
@@ -117,7 +120,7 @@ class Flow:
             self.runner.run(f"{name} at fp32", full, model)
         return self.runner.run(name, build, model)
 
-    def _build(self, target: ResolvedTarget) -> tuple[str, EngineStage]:
+    def _build(self, target: ResolvedTarget) -> tuple[str, Build | BuildThere]:
         """Where and how: on the device itself if engines are fitted to what builds them."""
         engine, options = target.device.engine, target.device.options()
         if (
@@ -129,6 +132,36 @@ class Flow:
             build = BuildThere(engine=engine, options=options, ssh=target.ssh, host=host)
             return f" on {target.name}", build
         return "", Build(engine=engine, options=options)
+
+    def _prune_to_budget(self) -> PruneToBudget:
+        """Raises DeviceError where a target does not answer, or is another machine."""
+        targets = []
+        for target in self.targets:
+            host = self.host(target)
+            if mismatch := target.device.mismatch(host):
+                raise DeviceError(
+                    f"{target.name}: pruning to a time needs the device itself, and what answers "
+                    f"is another machine ({mismatch}): say where the device is in target.ssh, or "
+                    "set prune.macs_ratio, which needs no measuring"
+                )
+            _, build = self._build(target)
+            targets.append(
+                BudgetedTarget(
+                    name=target.name,
+                    device=target.device,
+                    budget=target.budget,
+                    build=build,
+                    host=host,
+                    ssh=target.ssh,
+                )
+            )
+        recipe = self.recipe
+        return PruneToBudget(
+            prune=recipe.prune,
+            export=recipe.export,
+            measure=recipe.measure,
+            targets=tuple(targets),
+        )
 
     def _run_if_set(
         self, name: str, stage: Stage[Checkpoint, Checkpoint] | None, source: Checkpoint

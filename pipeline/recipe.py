@@ -139,7 +139,8 @@ def read_recipe(path: Path) -> tuple[Recipe, tuple[ResolvedTarget, ...]]:
     """A recipe with nothing left open, and its targets.
 
     What `prune` leaves open comes from the devices' channel multiples and the budgets' MACs
-    ratios. Raises ConfigError naming each wrong key.
+    ratios; without these a run measures what the budgets' times allow. Raises ConfigError naming
+    each wrong key.
     """
     recipe = read_spec(path, Recipe)
     try:
@@ -153,12 +154,14 @@ def read_recipe(path: Path) -> tuple[Recipe, tuple[ResolvedTarget, ...]]:
                 for target in targets
                 if target.budget.macs_ratio is not None
             ]
-            if not ratios:
+            if ratios:
+                prune = prune.to(min(ratios))
+            elif not any(target.times() for target in targets):
                 raise ConfigError(
                     "nothing says how much to prune: set prune.macs_ratio = 0.5, for example, "
-                    "target.budget.macs_ratio, or the allocator's own ratios"
+                    "target.budget.macs_ratio, a time such as target.budget.latency_p95_ms, or "
+                    "the allocator's own ratios"
                 )
-            prune = prune.model_copy(update={"macs_ratio": min(ratios)})
         resolved = recipe.model_copy(update={"prune": prune})
         resolved.prune_steps()
     except ConfigError as error:

@@ -77,11 +77,32 @@ class Limit:
     """Whether figures of different processors cannot be compared, as those of times cannot."""
     time_mark: TimeMark | None = None
     """How it is marked in the drawings of times; None where it is not on a wall time."""
+    of_answers: bool = False
+    """Whether it is on what the engine answers, and not on what it costs."""
+
+    def share(self, figure: Interval, most: float) -> float:
+        """The part of the limit that the figure takes at its worst bound; at most 1 passes."""
+        return most / figure.lower if self.is_minimum else figure.upper / most
 
 
 def limit_of(check: str) -> Limit:
     """The limit that a check is of: one of the budget, or one against the last release."""
     return LIMITS[check.removeprefix(LAST_RELEASE)]
+
+
+TIMES = frozenset(
+    {
+        "latency_p50_ms",
+        "latency_p95_ms",
+        "latency_p99_ms",
+        "latency_p50_ratio",
+        "latency_p95_ratio",
+        "frame_p95_ms",
+        "frame_p99_ms",
+        "throughput_per_s",
+    }
+)
+"""The limits that a network can be pruned to by measuring it."""
 
 
 def not_measured_on(device: DeviceProfile) -> frozenset[str]:
@@ -131,18 +152,26 @@ def _peak_memory_ratio(measurement: Measurement) -> Interval:
 LIMITS: Mapping[str, Limit] = {
     limit.name: limit
     for limit in (
-        Limit("top1_drop", "Loss of accuracy", top1_drop, requirement=BETTER_THAN_CHANCE),
+        Limit(
+            "top1_drop",
+            "Loss of accuracy",
+            top1_drop,
+            requirement=BETTER_THAN_CHANCE,
+            of_answers=True,
+        ),
         Limit(
             "top1_min",
             "Accuracy",
             lambda m: score_bounds(m.shipped.scores),
             requirement=SCORES,
             is_minimum=True,
+            of_answers=True,
         ),
         Limit(
             "parity_error",
             "Engine's difference from its network",
             lambda m: exact(m.shipped.parity_error),
+            of_answers=True,
         ),
         Limit(
             "macs",

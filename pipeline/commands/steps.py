@@ -34,13 +34,18 @@ def store_at(cache: Path | None, refresh: Collection[str] | None = None) -> Stor
 
 
 def flow_of(recipe: Path, runner: Runner) -> Flow:
-    """The flow of a recipe up to its ONNX model; asks no device."""
-    return load_flow(*read_recipe(recipe), recipe.parent, runner)
+    """The flow of a recipe up to its ONNX model; asks no device that it can do without."""
+    flow = load_flow(*read_recipe(recipe), recipe.parent, runner)
+    return flow if flow.recipe.prune.has_target() else _asked(flow)
 
 
 def flow_on_devices(recipe: Path, runner: Runner) -> Flow:
     """The flow of a recipe up to its end, once every target's machine was asked what it is."""
     flow = flow_of(recipe, runner)
+    return flow if flow.hosts else _asked(flow)
+
+
+def _asked(flow: Flow) -> Flow:
     return replace(flow, hosts=hosts_of(flow.targets))
 
 

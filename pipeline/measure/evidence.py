@@ -21,6 +21,7 @@ from pipeline.measure.sessions import (
 )
 from pipeline.store.artifacts import Engine
 from pipeline.task import Task
+from profiles.limits import LIMITS
 from profiles.measurement import EngineEvidence, LatencyRun, Measurement, StartRun
 
 log = logging.getLogger("slimgate")
@@ -91,6 +92,41 @@ def measure(place: Place, settings: Measure, task: Task, candidate: Candidate) -
         shipped=after,
         latency=runs,
     )
+
+
+def measure_costs(place: Place, settings: Measure, candidate: Candidate) -> Measurement:
+    """Of both engines what the target's budget asks of costs, on its own machine; no scores.
+
+    For engines that will not ship: their outputs need not have been compared with anything.
+    """
+    target, nothing = candidate.target, float("nan")
+    engines = [
+        ComparedEngine(engine, engine_file(engine.path, target.device), nothing, "")
+        for engine in (candidate.dense, candidate.shipped)
+    ]
+    pair, batch = EnginePair(*(one.file for one in engines)), target.device.batch
+    asked = [limit for name in target.budget.limits() if not (limit := LIMITS[name]).of_answers]
+    starts: tuple[tuple[StartRun, ...], tuple[StartRun, ...]] = ((), ())
+    if any(limit.requirement.of_starts for limit in asked):
+        starts = start_engines(place, pair, batch, settings)
+    dense, shipped = (
+        _evidence(one, None, of_one, {}) for one, of_one in zip(engines, starts, strict=True)
+    )
+    counted = Measurement(
+        device=target.name,
+        host=place.host(),
+        threads=target.device.threads,
+        batch=batch,
+        clock=target.device.clock,
+        labels=(),
+        dense=dense,
+        shipped=shipped,
+        latency=(),
+    )
+    if not any(limit.requirement.fault(counted) for limit in asked):  # nothing is on times
+        return counted
+    runs = time_engines(place, pair, timing_of(target.device, target.budget, settings))
+    return counted.model_copy(update={"latency": runs})
 
 
 def _compared_engine(

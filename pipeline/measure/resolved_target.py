@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from profiles.budget import Budget
 from profiles.device import DeviceProfile, Ssh
+from profiles.limits import TIMES
 
 
 @dataclass(frozen=True)
@@ -14,3 +15,7 @@ class ResolvedTarget:
     device: DeviceProfile
     budget: Budget
     ssh: Ssh | None
+
+    def times(self) -> frozenset[str]:
+        """The names of the limits of its budget that are on times."""
+        return TIMES & set(self.budget.limits())

@@ -25,6 +25,9 @@ class Build(EngineStage):
     def environment(self) -> dict[str, str]:
         return self.exporter().environment()
 
+    def make(self, source: OnnxModel, out: Path) -> None:
+        self.exporter().build(source_of(source), self.path(out))
+
     def run(self, source: OnnxModel, out: Path, scratch: Path) -> None:
         exporter, path = self.exporter(), self.path(out)
         prepared = None

@@ -41,6 +41,14 @@ class BuildThere(EngineStage):
             "host_key": self.ssh.host_key,
         }
 
+    def make(self, source: OnnxModel, out: Path) -> None:
+        from pipeline.measure.board import reached
+
+        prepared = self.exporter().prepare(source_of(source))
+        with reached(self.ssh) as device:
+            built = device.built(self.engine, self.options, prepared.model)
+        self.path(out).write_bytes(built.content)
+
     def run(self, source: OnnxModel, out: Path, scratch: Path) -> None:
         from pipeline.measure.board import reached  # needs the extra that talks to boards
 

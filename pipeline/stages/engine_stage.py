@@ -1,5 +1,6 @@
 """What all stages that build an engine share: its fields, its file and its report."""
 
+from abc import abstractmethod
 from pathlib import Path
 from typing import Self
 
@@ -47,6 +48,10 @@ class EngineStage(Stage[OnnxModel, Engine]):
     def engine_file(self, path: Path) -> EngineFile:
         """The engine at `path`, with what runs it."""
         return EngineFile(runtime=self.engine, options=self.options, path=str(path))
+
+    @abstractmethod
+    def make(self, source: OnnxModel, out: Path) -> None:
+        """Write an engine that is held to nothing: to be timed, never to be shipped."""
 
     def load(self, source: OnnxModel, out: Path, key: str) -> Engine:
         return Engine(key, self.path(out), source)

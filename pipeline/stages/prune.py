@@ -16,10 +16,12 @@ from pipeline.network.plan import PruningPlan, apply_plan, compose
 from pipeline.network.run import compute_device
 from pipeline.network.weights import write_weights
 from pipeline.prune.allocators import Allocator
+from pipeline.prune.allocators.uniform import Uniform
 from pipeline.prune.auto import AUTO_ALLOCATORS, AUTO_CRITERIA
-from pipeline.prune.channel_counts import Limits, Widths, fault_of_widths
+from pipeline.prune.channel_counts import Limits, Widths, fault_of_widths, smallest_count
 from pipeline.prune.choose import Choice, Selection, choose
 from pipeline.prune.criteria import Criterion
+from pipeline.prune.criteria.magnitude import Magnitude
 from pipeline.prune.prunable import PrunableNetwork, find_prunable, refusals, verify
 from pipeline.prune.report import prune_report
 from pipeline.prune.statistics import needs_of, statistics
@@ -94,7 +96,7 @@ class Prune(Stage[Checkpoint, Pruned]):
         subject = self.subject(source)
         notes = TrialsFile(scratch / "trials", source.check_unchanged).notes()
         chosen, trials = self.choose(subject, self.statistics(subject), notes)
-        self.write(subject, chosen, trials, out)
+        log_report(self.write(subject, chosen, trials, out))
 
     def subject(self, source: Checkpoint) -> Subject:
         """What is pruned, and the samples that it is judged on."""
@@ -107,7 +109,9 @@ class Prune(Stage[Checkpoint, Pruned]):
         needs = needs_of(self._criteria(), self._allocators())
         return statistics(subject.prunable, subject.calibration, subject.source.task.loss, needs)
 
-    def write(self, subject: Subject, chosen: Choice, trials: tuple[Trial, ...], out: Path) -> None:
+    def write(
+        self, subject: Subject, chosen: Choice, trials: tuple[Trial, ...], out: Path
+    ) -> PruneReport:
         """Prove that the choice removes what it says, and write the result into `out`."""
         verify(subject.prunable, chosen.plan, subject.example)
         earlier = _earlier_plan(subject.source)
@@ -117,7 +121,7 @@ class Prune(Stage[Checkpoint, Pruned]):
         write_json(out / "plan.json", plan)
         write_weights(apply_plan(subject.network, chosen.plan), out / "model.safetensors")
         write_json(out / "prune.json", report)
-        _log(report)
+        return report
 
     def doubts(self, source: Checkpoint) -> tuple[str, ...]:
         """What is known before it runs: which groups are not pruned, a target beyond reach.
@@ -129,7 +133,8 @@ class Prune(Stage[Checkpoint, Pruned]):
         inputs, _ = next(batches(source.task.train, range(min(2, len(source.task.train))), 2))
         try:
             prunable = find_prunable(source.network(), torch.from_numpy(inputs))
-            self._widths(prunable, self._limits(prunable.macs))
+            if self.has_target():
+                self._widths(prunable, self._limits(prunable.macs))
         except StageError as error:
             return (f"prune: {error}",)
         return tuple(f"prune: {refusal}" for refusal in refusals(prunable))
@@ -153,6 +158,28 @@ class Prune(Stage[Checkpoint, Pruned]):
         if notes.finished:
             log.info("  resuming after %d trials", len(notes.finished))
         return choose_by_trial(subject.prunable, stats, selections, limits, setup, notes)
+
+    def smallest_ratio(self, subject: Subject) -> float:
+        """The part of the MACs that the narrowest network keeps."""
+        multiple = self.multiple or 1
+        widths = Widths(multiple, self.floor or multiple, self.floor_ratio)
+        counts = {group.name: smallest_count(group, widths) for group in subject.prunable.groups}
+        return subject.prunable.macs_at(counts) / subject.dense.macs
+
+    def whole(self, subject: Subject) -> Choice:
+        """All that there is."""
+        prunable, loss = subject.prunable, subject.source.task.loss
+        stats = statistics(prunable, subject.calibration, loss, Magnitude.needs)
+        return choose(prunable, stats, Selection(Magnitude(), Uniform()), Limits())
+
+    def to(self, macs_ratio: float) -> "Prune":
+        """The same to another part of the MACs."""
+        return self.model_copy(update={"macs_ratio": macs_ratio})
+
+    def by(self, selection: Selection) -> "Prune":
+        """The same in one way alone."""
+        ways = {"criterion": selection.criterion, "allocator": selection.allocator}
+        return self.model_copy(update=ways)
 
     def _criteria(self) -> Sequence[Criterion]:
         return AUTO_CRITERIA if self.criterion == AUTO else (self.criterion,)
@@ -217,7 +244,8 @@ def _earlier_plan(source: Checkpoint) -> PruningPlan:
     return PruningPlan(layers={}) if source.plan is None else read_spec(source.plan, PruningPlan)
 
 
-def _log(report: PruneReport) -> None:
+def log_report(report: PruneReport) -> None:
+    """Say what was reached, and what there is to be said of it."""
     for remark in report.remarks:
         log.warning("  %s", remark)
     asked = "" if report.macs_ratio_asked is None else f", asked {report.macs_ratio_asked:.3f}"

@@ -1,0 +1,263 @@
+"""Prune as little as a budget of measured figures allows: build, measure, and try again."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import isfinite
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import ClassVar
+
+from pydantic import Field, NonNegativeFloat, PositiveFloat
+
+from pipeline.data.digest import value_digest
+from pipeline.data.durable_files import SealedFile
+from pipeline.measure.evidence import Candidate, measure_costs
+from pipeline.measure.places import place_of
+from pipeline.measure.resolved_target import ResolvedTarget
+from pipeline.measure.sessions import Measure
+from pipeline.prune.choose import Choice
+from pipeline.prune.ratio_search import Point, best_of, next_ratio
+from pipeline.prune.subject import Subject
+from pipeline.prune.trial_notes import TrialNotes, TrialsFile
+from pipeline.stages.build import Build
+from pipeline.stages.build_there import BuildThere
+from pipeline.stages.export import Export
+from pipeline.stages.prune import Prune, log_report
+from pipeline.store.artifacts import Checkpoint, Engine, Pruned
+from pipeline.store.reports import Trial
+from pipeline.store.stage import Stage
+from profiles.budget import Budget
+from profiles.device import DeviceProfile, Ssh
+from profiles.errors import DeviceError, StageError
+from profiles.host import Host
+from profiles.limits import LIMITS, not_measured_on
+from profiles.measurement import Measurement
+from profiles.spec import Spec
+
+log = logging.getLogger("slimgate")
+
+DENSE = "dense"
+"""The name of the dense network, where others have digests."""
+
+
+class BudgetedTarget(Spec):
+    """A device that is measured on, and what the network may cost there."""
+
+    name: str
+    device: DeviceProfile
+    budget: Budget
+    build: Build | BuildThere
+    host: Host = Field(exclude=True)
+    """What the device is, as it was asked when the run began."""
+    ssh: Ssh | None = Field(default=None, exclude=True)
+
+    def resolved(self) -> ResolvedTarget:
+        return ResolvedTarget(self.name, self.device, self.budget, self.ssh)
+
+    def environment(self) -> dict[str, str]:
+        """What of the device its times depend on."""
+        gpus = ", ".join(gpu.name for gpu in self.host.gpus)
+        machine = {"model": self.host.model, "cpu": self.host.cpu, "gpus": gpus}
+        found = {**self.build.environment(), **machine, **self.host.versions}
+        return {f"{self.name}: {name}": value for name, value in found.items()}
+
+
+class Share(Spec):
+    """The part of a budget that a network takes, and by which limit."""
+
+    value: NonNegativeFloat
+    """The largest of figure / limit, by the gate's own bounds; at most 1 meets the budget."""
+    target: str
+    limit: str
+    measured: float
+    most: PositiveFloat
+
+    def __str__(self) -> str:
+        limit = LIMITS[self.limit]
+        of, unit = f"{self.measured * limit.scale:.4g}", f" {limit.unit}" if limit.unit else ""
+        word = "at least" if limit.is_minimum else "at most"
+        return f"{self.target}: {limit.label} {of} of {word} {self.most * limit.scale:.4g}{unit}"
+
+
+class _Measured(Spec):
+    """What lies in the file that a killed search goes on from: shares by the plan's digest."""
+
+    shares: dict[str, Share]
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A way to prune that was built and measured."""
+
+    choice: Choice
+    point: Point
+    share: Share
+
+
+class PruneToBudget(Stage[Checkpoint, Pruned]):
+    """Whole networks are built and measured on the targets until one just meets all budgets.
+
+    What times depend on is the shape of a network alone, so nothing is trained or repaired for it.
+    """
+
+    LIBRARIES: ClassVar[tuple[str, ...]] = tuple(
+        dict.fromkeys((*Prune.LIBRARIES, *Export.LIBRARIES))
+    )
+
+    prune: Prune
+    export: Export
+    measure: Measure
+    targets: tuple[BudgetedTarget, ...]
+
+    def environment(self) -> dict[str, str]:
+        found = super().environment()
+        for target in self.targets:
+            found |= target.environment()
+        return {**found, "prune": str(self.prune.VERSION), "export": str(self.export.VERSION)}
+
+    def run(self, source: Checkpoint, out: Path, scratch: Path) -> None:
+        scratch.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=scratch) as folder:
+            bench = _Bench(self, source, Path(folder), SealedFile(scratch / "measured"))
+            dense = bench.share(DENSE, source)
+            log.info("  the dense network takes %.3f of the budget (%s)", dense.value, dense)
+            subject = self.prune.subject(source)
+            if dense.value <= 1:
+                remark = f"nothing was pruned: the dense network meets the budget ({dense})"
+                self._write(subject, self.prune.whole(subject), (), remark, out)
+                return
+            notes = TrialsFile(scratch / "trials", source.check_unchanged).notes()
+            best, trials = self._search(subject, bench, dense, notes)
+            remark = f"pruned to the budget: {best.share}"
+            self._write(subject, best.choice, trials, remark, out)
+
+    def load(self, source: Checkpoint, out: Path, key: str) -> Pruned:
+        return self.prune.load(source, out, key)
+
+    def _search(
+        self, subject: Subject, bench: "_Bench", dense: Share, notes: TrialNotes
+    ) -> tuple[Tried, tuple[Trial, ...]]:
+        """The largest network that meets the budget, and the trials that said how it is pruned.
+
+        Raises StageError where none meets it.
+        """
+        stats, smallest = self.prune.statistics(subject), self.prune.smallest_ratio(subject)
+        whole = Point(1.0, dense.value)
+        tried: list[Tried] = []
+        way, trials = self.prune, tuple[Trial, ...]()
+        while ratio := next_ratio([whole, *(one.point for one in tried)], smallest):
+            choice, made = way.to(ratio).choose(subject, stats, notes)
+            if made:  # by now it is known about how far it goes: this way is gone to the end
+                way, trials = way.by(choice.selection), made
+            kept = subject.prunable.macs_at(choice.counts()) / subject.dense.macs
+            if any(one.point.ratio == kept for one in tried):
+                break  # no width lies between those that were tried
+            name = value_digest(choice.plan.model_dump(mode="json"))
+            share = bench.share(name, bench.candidate(name, way, subject, choice))
+            log.info("  %.3f of the MACs takes %.3f of the budget (%s)", kept, share.value, share)
+            tried.append(Tried(choice, Point(kept, share.value), share))
+        best = best_of([one.point for one in tried])
+        if best is None:
+            raise StageError(_beyond_reach(dense, tried))
+        return next(one for one in tried if one.point is best), trials
+
+    def _write(
+        self,
+        subject: Subject,
+        choice: Choice,
+        trials: tuple[Trial, ...],
+        remark: str,
+        out: Path,
+    ) -> None:
+        told = replace(choice, remarks=(remark, *choice.remarks))
+        log_report(self.prune.write(subject, told, trials, out))
+
+
+@dataclass(frozen=True)
+class _Bench:
+    """Builds networks for all targets and measures them there, beside the dense one."""
+
+    stage: PruneToBudget
+    source: Checkpoint
+    folder: Path
+    notes: SealedFile
+
+    def candidate(self, name: str, way: Prune, subject: Subject, choice: Choice) -> Pruned:
+        """The pruned network as the stage would leave it."""
+        folder = self.folder / name
+        folder.mkdir()
+        way.write(subject, choice, (), folder)
+        return way.load(self.source, folder, name)
+
+    def share(self, name: str, network: Checkpoint) -> Share:
+        """The largest share of a budget that the network takes, as it was noted or measured now.
+
+        Raises StageError where the machine is too noisy to tell, or cannot be measured.
+        """
+        known = self._noted()
+        if name not in known:
+            shares = [self._share_on(target, name, network) for target in self.stage.targets]
+            known[name] = max(shares, key=lambda share: share.value)
+            self.source.check_unchanged()
+            self.notes.write(_Measured(shares=known).model_dump_json().encode())
+        return known[name]
+
+    def _noted(self) -> dict[str, Share]:
+        raw = self.notes.read("all is measured again")
+        return {} if raw is None else dict(_Measured.model_validate_json(raw).shares)
+
+    def _share_on(self, target: BudgetedTarget, name: str, network: Checkpoint) -> Share:
+        dense = self._engine(target, DENSE, self.source)
+        candidate = Candidate(target.resolved(), dense, self._engine(target, name, network))
+        with place_of(target.ssh) as place:
+            if place.host() != target.host:
+                raise DeviceError(f"{place.name}: it was changed since the run began; run again")
+            measured = measure_costs(place, self.stage.measure, candidate)
+        return largest_share(measured, target)
+
+    def _engine(self, target: BudgetedTarget, name: str, network: Checkpoint) -> Engine:
+        """Built, where that has not been done yet."""
+        place, exported = self.folder / f"{target.name}-{name}", self.folder / f"model-{name}"
+        model = self.stage.export.load(network, exported, name)
+        if not exported.exists():
+            exported.mkdir()
+            self.stage.export.run(network, exported, self.folder)
+        if not place.exists():
+            place.mkdir()
+            target.build.make(model, place)
+        return target.build.load(model, place, name)
+
+
+def largest_share(measured: Measurement, target: BudgetedTarget) -> Share:
+    """The largest share that the costs of the shipped engine take of the target's budget.
+
+    Raises StageError for evidence that the gate would not take either.
+    """
+    found = []
+    for name, most in target.budget.limits().items():
+        limit = LIMITS[name]
+        if limit.of_answers or name in not_measured_on(target.device):
+            continue
+        figure = limit.estimate(measured)
+        value = limit.share(figure, most)
+        fault = limit.requirement.fault(measured)
+        if fault or not isfinite(value):
+            raise StageError(
+                f"{target.name}: {limit.label}: {fault or 'no usable figure'}; run again when the "
+                "machine is idle, or set prune.macs_ratio, which needs no measuring"
+            )
+        share = Share(
+            value=value, target=target.name, limit=name, measured=figure.measured, most=most
+        )
+        found.append(share)
+    return max(found, key=lambda share: share.value)
+
+
+def _beyond_reach(dense: Share, tried: Sequence[Tried]) -> str:
+    best = min(tried, key=lambda one: one.share.value)
+    return (
+        f"no network that was tried meets the budget: the nearest keeps {best.point.ratio:.3f} of "
+        f"the MACs and takes {best.share.value:.3f} of it ({best.share}), the dense one "
+        f"{dense.value:.3f}; set a larger limit, another precision, or a smaller prune.floor"
+    )

@@ -1,0 +1,201 @@
+"""As little pruned as a budget allows: networks built and measured until one just meets it."""
+
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+from checkpoints import Tints, folder
+from known_measurement import DEVICE, NAME, measurement, run
+from torch import Tensor, nn
+
+from exporters.exporter import reported_distributions, resolved_device
+from pipeline.measure.sessions import Measure
+from pipeline.prune.allocators.uniform import Uniform
+from pipeline.prune.criteria.magnitude import Magnitude
+from pipeline.prune.ratio_search import CLOSE, MOST_BUILDS
+from pipeline.stages.build import Build
+from pipeline.stages.export import Export
+from pipeline.stages.prune import Prune
+from pipeline.stages.prune_to_budget import BudgetedTarget, PruneToBudget, largest_share
+from pipeline.store.artifacts import Checkpoint
+from pipeline.store.reports import PruneReport
+from pipeline.task import Task
+from profiles.budget import Budget
+from profiles.device import load_device
+from profiles.errors import DeviceError, StageError
+from profiles.host import this_host
+
+
+class Wide(nn.Module):
+    """Two convolutions of 48 channels: 24,000 parameters, nearly all of them between the two."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 48, 3, padding=1)
+        self.conv2 = nn.Conv2d(48, 48, 3, padding=1)
+        self.fc = nn.Linear(48, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv2(self.conv1(x).relu()).relu()
+        answer: Tensor = self.fc(x.mean((2, 3)))
+        return answer
+
+
+def wide() -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return Wide().eval()
+
+
+SOURCE = Checkpoint("dense", Task(wide, Tints(64, 0), Tints(16, 1)), None, None)
+HOST = resolved_device(load_device("host", Path()))
+PRUNE = Prune(criterion=Magnitude(), allocator=Uniform(), preferred_multiple=1, floor=1, samples=32)
+
+
+def target(name: str = "host", **limits: float) -> BudgetedTarget:
+    return BudgetedTarget(
+        name=name,
+        device=HOST,
+        budget=Budget.model_validate(limits),
+        build=Build(engine=HOST.engine, options=HOST.options()),
+        host=this_host(reported_distributions()),
+    )
+
+
+def stage(*targets: BudgetedTarget, prune: Prune = PRUNE) -> PruneToBudget:
+    quick = Measure(processes=5, seconds=0.01, starts=5)
+    return PruneToBudget(prune=prune, export=Export(), measure=quick, targets=targets)
+
+
+def pruned(one: PruneToBudget, path: Path) -> PruneReport:
+    out = folder(path)
+    one.run(SOURCE, out, path.with_name(f"{path.name} scratch"))
+    found = one.load(SOURCE, out, "key")
+    found.network()
+    return found.report()
+
+
+def builds(caplog: pytest.LogCaptureFixture) -> int:
+    """Networks that were measured, without the dense one."""
+    return sum("of the budget" in message for message in caplog.messages) - 1
+
+
+def test_a_network_that_just_meets_the_budget_is_found_in_few_builds(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "slimgate")
+    report = pruned(stage(target(parameters=12_000)), tmp_path / "out")
+    kept = {name: group.kept for name, group in report.groups.items()}
+    parameters = 28 * kept["conv1"] + 9 * kept["conv1"] * kept["conv2"] + 5 * kept["conv2"] + 4
+    assert (1 - 2 * CLOSE) * 12_000 <= parameters <= 12_000
+    assert 1 <= builds(caplog) <= MOST_BUILDS
+    assert report.remarks[0].startswith("pruned to the budget: host: Parameters ")
+    assert f"of at most {12_000:.4g}" in report.remarks[0]
+
+
+def test_the_tightest_limit_of_the_tightest_target_decides(tmp_path: Path) -> None:
+    loose = target("loose", parameters=20_000, macs=10**9)
+    tight = target("tight", parameters=23_000, macs_ratio=0.4)
+    report = pruned(stage(loose, tight), tmp_path / "out")
+    assert 0.4 * (1 - 2 * CLOSE) <= report.macs_ratio <= 0.4
+    assert report.remarks[0].startswith("pruned to the budget: tight: MACs, shipped / dense ")
+
+
+def test_of_a_dense_network_that_meets_the_budget_nothing_is_pruned(tmp_path: Path) -> None:
+    report = pruned(stage(target(parameters=30_000)), tmp_path / "out")
+    assert report.macs == report.macs_dense
+    assert report.remarks[0].startswith("nothing was pruned: the dense network meets the budget")
+
+
+def test_a_budget_beyond_reach_ends_before_any_training_with_the_nearest(tmp_path: Path) -> None:
+    floored = PRUNE.model_copy(update={"floor": 24})
+    with pytest.raises(StageError, match=r"no network that was tried meets the budget") as raised:
+        pruned(stage(target(parameters=1000), prune=floored), tmp_path / "out")
+    assert "host: Parameters 5" in str(raised.value)  # 24 channels each are 5,980
+    assert "of at most 1000" in str(raised.value)
+
+
+def test_all_ways_are_tried_once_and_the_nearest_is_gone_to_the_end(tmp_path: Path) -> None:
+    auto = PRUNE.model_copy(update={"criterion": "auto", "allocator": "auto"})
+    report = pruned(stage(target(parameters=12_000), prune=auto), tmp_path / "out")
+    assert len(report.trials) == 8
+    nearest = min(
+        (trial for trial in report.trials if not trial.reason), key=lambda one: one.distance or 0.0
+    )
+    assert (report.criterion, report.allocator) == (nearest.criterion, nearest.allocator)
+
+
+def test_a_search_that_is_killed_measures_nothing_twice(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "slimgate")
+    one = stage(target(parameters=12_000))
+    first = pruned(one, tmp_path / "out")
+    assert any("by dynamo" in message for message in caplog.messages)
+    caplog.clear()
+    (tmp_path / "again").mkdir()
+    one.run(SOURCE, tmp_path / "again", tmp_path / "out scratch")
+    assert not any("by dynamo" in message for message in caplog.messages)
+    assert one.load(SOURCE, tmp_path / "again", "key").report() == first
+    assert {path.name for path in (tmp_path / "out scratch").iterdir()} == {"measured"}
+
+
+def test_a_damaged_note_is_measured_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    one = stage(target(parameters=12_000))
+    first = pruned(one, tmp_path / "out")
+    notes = tmp_path / "out scratch" / "measured"
+    notes.write_bytes(notes.read_bytes().replace(b"0.", b"1."))
+    (tmp_path / "again").mkdir()
+    one.run(SOURCE, tmp_path / "again", tmp_path / "out scratch")
+    assert any("all is measured again" in message for message in caplog.messages)
+    assert one.load(SOURCE, tmp_path / "again", "key").report() == first
+
+
+def test_another_machine_or_runtime_makes_another_key() -> None:
+    one = target(parameters=12_000)
+    runtime = {**one.host.versions, "onnxruntime": "0.0.1"}
+    keys = {
+        stage(one.model_copy(update={"host": host})).key(SOURCE)
+        for host in (
+            one.host,
+            one.host.model_copy(update={"cpu": "another"}),
+            one.host.model_copy(update={"versions": runtime}),
+        )
+    }
+    assert len(keys) == 3
+
+
+def test_a_device_that_changed_since_it_was_asked_is_not_measured(tmp_path: Path) -> None:
+    other = target(parameters=12_000)
+    other = other.model_copy(update={"host": other.host.model_copy(update={"cores": 99})})
+    with pytest.raises(DeviceError, match="this machine: it was changed since the run began"):
+        pruned(stage(other), tmp_path / "out")
+
+
+def test_a_time_is_taken_at_the_bound_that_the_gate_takes() -> None:
+    """Shipped takes half of the dense engine's CPU time and 4 ms of wall time, always."""
+    one = BudgetedTarget(
+        name=NAME,
+        device=DEVICE,
+        budget=Budget(latency_p50_ms=5, latency_p50_ratio=0.8, top1_drop=0.5),
+        build=Build(engine="ort"),
+        host=measurement().host,
+    )
+    share = largest_share(measurement(), one)
+    assert (share.limit, share.measured) == ("latency_p50_ms", 4)
+    assert share.value == pytest.approx(0.8)
+    assert str(share) == "box: Median time of a call 4 of at most 5 ms"
+
+
+def test_noise_that_the_gate_would_not_take_ends_the_search() -> None:
+    noisy = measurement().model_copy(update={"latency": (run(control_ms=4.2),) * 5})
+    one = BudgetedTarget(
+        name=NAME,
+        device=DEVICE,
+        budget=Budget(latency_p50_ratio=0.4),
+        build=Build(engine="ort"),
+        host=noisy.host,
+    )
+    with pytest.raises(StageError, match=r"box: Median time.*timing noise.*prune\.macs_ratio"):
+        largest_share(noisy, one)

@@ -1,0 +1,56 @@
+"""A budget with a time, and nothing that says how much to prune: the time says it."""
+
+import pytest
+from user_project import Project
+
+from pipeline.commands.steps import flow_on_devices
+from pipeline.recipe import read_recipe
+from pipeline.store.results import Results
+from pipeline.store.runner import DryRun
+
+UNSAID = {"macs_ratio": None}
+
+
+@pytest.mark.parametrize("limit", ["latency_p95_ms", "latency_p50_ratio", "throughput_per_s"])
+def test_a_time_in_the_budget_says_how_much_to_prune(limit: str, project: Project) -> None:
+    path = project.recipe(prune=UNSAID, target={"budget": {limit: 0.9}})
+    recipe, (target,) = read_recipe(path)
+    assert not recipe.prune.has_target()
+    assert target.times() == {limit}
+    planned = DryRun(Results(project.cache))
+    flow_on_devices(path, planned).recovered()
+    fields = [record.depends_on["fields"] for record in planned.records]
+    assert isinstance(fields[0], dict)
+    assert set(fields[0]) == {"prune", "export", "measure", "targets"}
+    assert project.slimgate("plan", path).code == 0
+
+
+def test_a_macs_ratio_goes_before_a_time(project: Project) -> None:
+    budget = {"latency_p50_ratio": 0.9, "macs_ratio": 0.7}
+    recipe, _ = read_recipe(project.recipe(prune=UNSAID, target={"budget": budget}))
+    assert recipe.prune.macs_ratio == 0.7
+    recipe, _ = read_recipe(project.recipe(target={"budget": {"latency_p50_ratio": 0.9}}))
+    assert recipe.prune.macs_ratio == 0.6
+
+
+def test_what_is_measured_must_be_the_device(project: Project) -> None:
+    budget = {"latency_p95_ms": 20}
+    project.recipe(prune=UNSAID, target={"device": "raspberry-pi-5", "budget": budget})
+    project.refuses(
+        4,
+        "raspberry-pi-5: pruning to a time needs the device itself",
+        "is another machine (it",
+        "target.ssh, or set prune.macs_ratio",
+    )
+
+
+def test_a_network_that_is_fast_enough_is_left_whole_or_the_noise_is_told(
+    project: Project, caplog: pytest.LogCaptureFixture
+) -> None:
+    project.recipe(prune=UNSAID, target={"budget": {"latency_p50_ratio": 4}})
+    outcome = project.prune()
+    if outcome.code:  # another process has the machine
+        outcome.says(5, "host: Median time, shipped / dense: ", "prune.macs_ratio")
+    else:
+        assert "nothing was pruned: the dense network meets the budget" in caplog.text
+        assert (project.out / "model.safetensors").exists()
