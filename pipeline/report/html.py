@@ -12,7 +12,7 @@ from pipeline.report.charts import Row, channels, pareto, rows_across
 from pipeline.report.content import ReportContent
 from pipeline.report.target_charts import Chart, points_of
 from pipeline.report.target_section import CheckView, TargetView, number, target_view
-from pipeline.report.text import macs_line, step_rows
+from pipeline.report.text import built_rows, macs_line, step_rows
 from pipeline.store.reports import ExportReport, PruneReport, Trial
 from profiles.gate import Outcome
 from profiles.printable import printable
@@ -77,6 +77,7 @@ def page(content: ReportContent) -> str:
         pruned=found.pruned,
         macs=macs[0].upper() + macs[1:],
         trials=_trials(found.pruned),
+        built=built_rows(found.pruned),
         repaired=content.repaired,
         checked=checked,
         channels=channels("Channels by layer", groups),

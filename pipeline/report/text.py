@@ -151,6 +151,11 @@ def _target_page(target: Judged) -> str:
     )
 
 
+def built_rows(pruned: PruneReport) -> list[tuple[str, str, str]]:
+    """A line for each network that was built to meet a budget."""
+    return [(f"{one.macs_ratio:.3f}", f"{one.share:.3f}", one.largest) for one in pruned.built]
+
+
 def _slowest(layers_ms: Mapping[str, float]) -> list[str]:
     rows = slowest_rows(layers_ms)
     return ["Slowest layers:\n\n" + _table(("layer", "ms", "part of all"), rows)] if rows else []
@@ -166,6 +171,9 @@ def _choice(pruned: PruneReport) -> list[str]:
             "is that of the outputs from the dense network's:\n\n"
             + _table(("criterion", "allocator", "distance", ""), rows)
         )
+    if pruned.built:
+        text += "\n\nBuilt and measured until one just met the budget:\n\n"
+        text += _table(("MACs kept", "part of the budget", "by"), built_rows(pruned))
     return [text + "".join(f"\n\n{_cell(remark)}." for remark in pruned.remarks)]
 
 

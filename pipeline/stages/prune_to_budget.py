@@ -25,7 +25,8 @@ from pipeline.stages.build_there import BuildThere
 from pipeline.stages.export import Export
 from pipeline.stages.prune import Prune, log_report
 from pipeline.store.artifacts import Checkpoint, Engine, Pruned
-from pipeline.store.reports import Trial
+from pipeline.store.files import write_json
+from pipeline.store.reports import BuiltNetwork, Trial
 from pipeline.store.stage import Stage
 from profiles.budget import Budget
 from profiles.device import DeviceProfile, Ssh
@@ -125,23 +126,27 @@ class PruneToBudget(Stage[Checkpoint, Pruned]):
             subject = self.prune.subject(source)
             if dense.value <= 1:
                 remark = f"nothing was pruned: the dense network meets the budget ({dense})"
-                self._write(subject, self.prune.whole(subject), (), remark, out)
+                whole = replace(self.prune.whole(subject), remarks=(remark,))
+                log_report(self.prune.write(subject, whole, (), out))
                 return
             notes = TrialsFile(scratch / "trials", source.check_unchanged).notes()
-            best, trials = self._search(subject, bench, dense, notes)
-            remark = f"pruned to the budget: {best.share}"
-            self._write(subject, best.choice, trials, remark, out)
+            tried, trials = self._search(subject, bench, dense, notes)
+            best = best_of([one.point for one in tried])
+            if best is None:
+                raise StageError(_beyond_reach(dense, tried))
+            choice = next(one.choice for one in tried if one.point is best)
+            report = self.prune.write(subject, choice, trials, out)
+            report = report.model_copy(update={"built": _built(dense, tried)})
+            write_json(out / "prune.json", report)
+            log_report(report)
 
     def load(self, source: Checkpoint, out: Path, key: str) -> Pruned:
         return self.prune.load(source, out, key)
 
     def _search(
         self, subject: Subject, bench: "_Bench", dense: Share, notes: TrialNotes
-    ) -> tuple[Tried, tuple[Trial, ...]]:
-        """The largest network that meets the budget, and the trials that said how it is pruned.
-
-        Raises StageError where none meets it.
-        """
+    ) -> tuple[list[Tried], tuple[Trial, ...]]:
+        """The networks that were tried, and the trials that said how they are pruned."""
         stats, smallest = self.prune.statistics(subject), self.prune.smallest_ratio(subject)
         whole = Point(1.0, dense.value)
         tried: list[Tried] = []
@@ -157,21 +162,7 @@ class PruneToBudget(Stage[Checkpoint, Pruned]):
             share = bench.share(name, bench.candidate(name, way, subject, choice))
             log.info("  %.3f of the MACs takes %.3f of the budget (%s)", kept, share.value, share)
             tried.append(Tried(choice, Point(kept, share.value), share))
-        best = best_of([one.point for one in tried])
-        if best is None:
-            raise StageError(_beyond_reach(dense, tried))
-        return next(one for one in tried if one.point is best), trials
-
-    def _write(
-        self,
-        subject: Subject,
-        choice: Choice,
-        trials: tuple[Trial, ...],
-        remark: str,
-        out: Path,
-    ) -> None:
-        told = replace(choice, remarks=(remark, *choice.remarks))
-        log_report(self.prune.write(subject, told, trials, out))
+        return tried, trials
 
 
 @dataclass(frozen=True)
@@ -252,6 +243,14 @@ def largest_share(measured: Measurement, target: BudgetedTarget) -> Share:
         )
         found.append(share)
     return max(found, key=lambda share: share.value)
+
+
+def _built(dense: Share, tried: Sequence[Tried]) -> tuple[BuiltNetwork, ...]:
+    shares = [(1.0, dense), *((one.point.ratio, one.share) for one in tried)]
+    return tuple(
+        BuiltNetwork(macs_ratio=ratio, share=share.value, largest=str(share))
+        for ratio, share in shares
+    )
 
 
 def _beyond_reach(dense: Share, tried: Sequence[Tried]) -> str:

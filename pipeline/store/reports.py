@@ -29,6 +29,16 @@ class Trial(Spec):
     its distance; else empty."""
 
 
+class BuiltNetwork(Spec):
+    """A network that was built and measured to see whether it meets the budget."""
+
+    macs_ratio: float
+    share: float
+    """Of the budget that it takes; at most 1 meets it."""
+    largest: str
+    """The figure that takes so much."""
+
+
 class PruneReport(Spec):
     """Asked and achieved, and what could not be pruned."""
 
@@ -42,6 +52,8 @@ class PruneReport(Spec):
     refused: dict[str, str]
     trials: tuple[Trial, ...]
     """What the criterion and the allocator were chosen from."""
+    built: tuple[BuiltNetwork, ...] = ()
+    """The dense network and those that were pruned to a budget of times, in their order."""
     remarks: tuple[str, ...]
 
 

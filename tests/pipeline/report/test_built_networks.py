@@ -1,0 +1,32 @@
+"""What was built and measured to meet a budget, in every report."""
+
+import html
+
+import releases
+
+from pipeline.release.bundle import Release
+from pipeline.report.content import ReportContent
+from pipeline.report.html import page
+from pipeline.report.text import markdown
+from pipeline.store.reports import BuiltNetwork
+
+BUILT = (
+    BuiltNetwork(macs_ratio=1, share=1.9, largest="host: 95th percentile 19 of at most 10 ms"),
+    BuiltNetwork(macs_ratio=0.41, share=0.98, largest="host: 95th percentile 9.8 of at most 10 ms"),
+)
+
+
+def test_networks_that_were_built_to_meet_a_budget_stand_in_every_report() -> None:
+    pruned = releases.pruned().model_copy(update={"built": BUILT})
+    found = Release(pruned, releases.release().targets)
+    content = ReportContent(found, None, None, releases.EXPORTED, ())
+    for text in (markdown(content), html.unescape(page(content))):
+        assert "Built and measured until one just met the budget" in text
+        for cell in ("1.000", "1.900", "0.410", "0.980", BUILT[0].largest, BUILT[1].largest):
+            assert cell in text
+
+
+def test_without_a_budget_to_meet_there_is_no_such_table() -> None:
+    content = ReportContent(releases.release(), None, None, releases.EXPORTED, ())
+    for text in (markdown(content), page(content)):
+        assert "Built and measured" not in text
