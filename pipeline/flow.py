@@ -25,9 +25,10 @@ from pipeline.store.artifacts import Checked, Checkpoint, Engine, OnnxModel, Pru
 from pipeline.store.runner import Runner
 from pipeline.store.stage import Stage
 from pipeline.store.store import Store
+from profiles.budget import Budget
 from profiles.errors import DeviceError
 from profiles.host import Host
-from profiles.limits import not_measured_on
+from profiles.limits import cost_limits, not_measured_on
 from profiles.spec import Spec
 from profiles.statistics import provable_drop, samples_needed
 
@@ -144,12 +145,16 @@ class Flow:
                     f"is another machine ({mismatch}): say where the device is in target.ssh, or "
                     "set prune.macs_ratio, which needs no measuring"
                 )
+            limits = cost_limits(target.device, target.budget)
+            if not limits:
+                continue  # nothing of it is told by measuring
             _, build = self._build(target)
+            unread = {"budget": None, "description": ""}
             targets.append(
                 BudgetedTarget(
                     name=target.name,
-                    device=target.device,
-                    budget=target.budget,
+                    device=target.device.model_copy(update=unread),
+                    budget=Budget.model_validate(limits),
                     build=build,
                     host=host,
                     ssh=target.ssh,

@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from profiles.budget import Budget
 from profiles.device import DeviceProfile
 from profiles.figures import FIGURES, dense_samples, shipped_samples
 from profiles.measurement import (
@@ -102,7 +103,17 @@ TIMES = frozenset(
         "throughput_per_s",
     }
 )
-"""The limits that a network can be pruned to by measuring it."""
+"""The limits that a network is pruned to where nothing else says how much to prune."""
+
+
+def cost_limits(device: DeviceProfile, budget: Budget) -> dict[str, float]:
+    """The limits on what the engine costs, and not on what it answers, as the device tells it."""
+    unknown = not_measured_on(device)
+    return {
+        name: most
+        for name, most in budget.limits().items()
+        if not LIMITS[name].of_answers and name not in unknown
+    }
 
 
 def not_measured_on(device: DeviceProfile) -> frozenset[str]:

@@ -12,6 +12,7 @@ from pipeline.store.key_record import KeyRecord, Parts, changes, flat
 from pipeline.store.results import Results
 from pipeline.store.runner import DryRun
 from pipeline.store.store import default_root
+from profiles.errors import DeviceError
 
 log = logging.getLogger("slimgate")
 
@@ -61,7 +62,11 @@ def plan_of(recipe: Path, cache: Path | None, refresh: Collection[str]) -> Plan:
     runner = DryRun(results, refresh)
     flow = flow_on_devices(recipe, runner)
     flow.dense.network()  # weights that do not fit it are found now, not by the run
-    every_stage(flow)
+    unknown: tuple[str, ...] = ()
+    try:
+        every_stage(flow)
+    except DeviceError as error:  # what is pruned depends on what would be measured there
+        unknown = (f"the rest is not known: {error}",)
     check_refresh(refresh, [row.name for row in runner.records])
     for row in runner.records:
         if row.found.reason:
@@ -77,7 +82,7 @@ def plan_of(recipe: Path, cache: Path | None, refresh: Collection[str]) -> Plan:
     parts, earlier = origin.depends_on(), [one.task for one in records if one.task]
     task = Step("task", origin.key, "", parts, changes(parts, earlier))
     files = {name: _places(files) for name, files in origin.files.items()}
-    doubts = flow.warnings()
+    doubts = [*flow.warnings(), *unknown]
     if any(stage.name.startswith("prune") and stage.stored != "whole" for stage in stages):
         doubts += flow.recipe.prune.doubts(flow.dense)
     return Plan(task, files, stages, doubts)

@@ -21,7 +21,7 @@ from pipeline.measure.sessions import (
 )
 from pipeline.store.artifacts import Engine
 from pipeline.task import Task
-from profiles.limits import LIMITS
+from profiles.limits import LIMITS, cost_limits
 from profiles.measurement import EngineEvidence, LatencyRun, Measurement, StartRun
 
 log = logging.getLogger("slimgate")
@@ -105,7 +105,7 @@ def measure_costs(place: Place, settings: Measure, candidate: Candidate) -> Meas
         for engine in (candidate.dense, candidate.shipped)
     ]
     pair, batch = EnginePair(*(one.file for one in engines)), target.device.batch
-    asked = [limit for name in target.budget.limits() if not (limit := LIMITS[name]).of_answers]
+    asked = [LIMITS[name] for name in cost_limits(target.device, target.budget)]
     starts: tuple[tuple[StartRun, ...], tuple[StartRun, ...]] = ((), ())
     if any(limit.requirement.of_starts for limit in asked):
         starts = start_engines(place, pair, batch, settings)

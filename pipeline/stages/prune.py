@@ -1,6 +1,7 @@
 """Score every group on calibration samples, choose what to keep, and remove the rest."""
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import product
@@ -164,13 +165,15 @@ class Prune(Stage[Checkpoint, Pruned]):
         multiple = self.multiple or 1
         widths = Widths(multiple, self.floor or multiple, self.floor_ratio)
         counts = {group.name: smallest_count(group, widths) for group in subject.prunable.groups}
-        return subject.prunable.macs_at(counts) / subject.dense.macs
+        ratio = subject.prunable.macs_at(counts) / subject.dense.macs
+        return math.nextafter(ratio, 1)  # as many MACs or more again, and not fewer by rounding
 
     def whole(self, subject: Subject) -> Choice:
         """All that there is."""
         prunable, loss = subject.prunable, subject.source.task.loss
         stats = statistics(prunable, subject.calibration, loss, Magnitude.needs)
-        return choose(prunable, stats, Selection(Magnitude(), Uniform()), Limits())
+        widths = Widths(self.multiple or self.preferred_multiple or 1)
+        return choose(prunable, stats, Selection(Magnitude(), Uniform(), widths), Limits())
 
     def to(self, macs_ratio: float) -> "Prune":
         """The same to another part of the MACs."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import ClassVar
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat
+from pydantic import Field, NonNegativeFloat, PositiveFloat, ValidationError
 
 from pipeline.data.digest import value_digest
 from pipeline.data.durable_files import SealedFile
@@ -32,18 +32,24 @@ from profiles.budget import Budget
 from profiles.device import DeviceProfile, Ssh
 from profiles.errors import DeviceError, StageError
 from profiles.host import Host
-from profiles.limits import LIMITS, not_measured_on
+from profiles.limits import LIMITS, TIMES, cost_limits
 from profiles.measurement import Measurement
+from profiles.requirements import NO_SAMPLES
 from profiles.spec import Spec
 
 log = logging.getLogger("slimgate")
 
 DENSE = "dense"
 """The name of the dense network, where others have digests."""
+RESERVE = 0.02
+"""How much more a sampled figure may be at its bound when the gate measures it anew."""
 
 
 class BudgetedTarget(Spec):
-    """A device that is measured on, and what the network may cost there."""
+    """A device that is measured on, and what the network may cost there, and nothing else.
+
+    Whatever is changed of it makes another result.
+    """
 
     name: str
     device: DeviceProfile
@@ -58,9 +64,16 @@ class BudgetedTarget(Spec):
 
     def environment(self) -> dict[str, str]:
         """What of the device its times depend on."""
-        gpus = ", ".join(gpu.name for gpu in self.host.gpus)
-        machine = {"model": self.host.model, "cpu": self.host.cpu, "gpus": gpus}
-        found = {**self.build.environment(), **machine, **self.host.versions}
+        host = self.host
+        found = {
+            **self.build.environment(),
+            **{f"there {name}": version for name, version in host.versions.items()},
+            "build": str(self.build.VERSION),
+            "model": host.model,
+            "cpu": f"{host.cores} x {host.cpu}",
+            "gpus": ", ".join(gpu.name for gpu in host.gpus),
+            "system": host.system,
+        }
         return {f"{self.name}: {name}": value for name, value in found.items()}
 
 
@@ -68,17 +81,24 @@ class Share(Spec):
     """The part of a budget that a network takes, and by which limit."""
 
     value: NonNegativeFloat
-    """The largest of figure / limit, by the gate's own bounds; at most 1 meets the budget."""
+    """The largest of figure / limit, by the gate's own bounds, and RESERVE more where the figure is
+    sampled; at most 1 meets the budget."""
     target: str
     limit: str
-    measured: float
+    bound: float
     most: PositiveFloat
 
     def __str__(self) -> str:
         limit = LIMITS[self.limit]
-        of, unit = f"{self.measured * limit.scale:.4g}", f" {limit.unit}" if limit.unit else ""
+        unit = f" {limit.unit}" if limit.unit else ""
         word = "at least" if limit.is_minimum else "at most"
-        return f"{self.target}: {limit.label} {of} of {word} {self.most * limit.scale:.4g}{unit}"
+        bound, most = (_shown(value * limit.scale) for value in (self.bound, self.most))
+        return f"{self.target}: {limit.label}, {word} {most}{unit}, has its bound at {bound}"
+
+
+def _shown(value: float) -> str:
+    """Counts whole, and four digits of what is measured."""
+    return f"{value:.0f}" if value >= 1000 else f"{value:.4g}"
 
 
 class _Measured(Spec):
@@ -121,6 +141,8 @@ class PruneToBudget(Stage[Checkpoint, Pruned]):
         scratch.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=scratch) as folder:
             bench = _Bench(self, source, Path(folder), SealedFile(scratch / "measured"))
+            if noted := bench.noted():
+                log.info("  resuming after %d networks", len(noted))
             dense = bench.share(DENSE, source)
             log.info("  the dense network takes %.3f of the budget (%s)", dense.value, dense)
             subject = self.prune.subject(source)
@@ -133,6 +155,7 @@ class PruneToBudget(Stage[Checkpoint, Pruned]):
             tried, trials = self._search(subject, bench, dense, notes)
             best = best_of([one.point for one in tried])
             if best is None:
+                bench.notes.path.unlink(missing_ok=True)  # another time the machine may be faster
                 raise StageError(_beyond_reach(dense, tried))
             choice = next(one.choice for one in tried if one.point is best)
             report = self.prune.write(subject, choice, trials, out)
@@ -186,62 +209,77 @@ class _Bench:
 
         Raises StageError where the machine is too noisy to tell, or cannot be measured.
         """
-        known = self._noted()
+        known = self.noted()
         if name not in known:
-            shares = [self._share_on(target, name, network) for target in self.stage.targets]
+            numbered = enumerate(self.stage.targets)
+            shares = [self._share_on(target, f"{n}", name, network) for n, target in numbered]
             known[name] = max(shares, key=lambda share: share.value)
             self.source.check_unchanged()
             self.notes.write(_Measured(shares=known).model_dump_json().encode())
         return known[name]
 
-    def _noted(self) -> dict[str, Share]:
+    def noted(self) -> dict[str, Share]:
+        """What has been measured, by the names of networks."""
         raw = self.notes.read("all is measured again")
-        return {} if raw is None else dict(_Measured.model_validate_json(raw).shares)
+        try:
+            return {} if raw is None else dict(_Measured.model_validate_json(raw).shares)
+        except ValidationError:  # noted by another version of slimgate
+            return {}
 
-    def _share_on(self, target: BudgetedTarget, name: str, network: Checkpoint) -> Share:
-        dense = self._engine(target, DENSE, self.source)
-        candidate = Candidate(target.resolved(), dense, self._engine(target, name, network))
+    def _share_on(
+        self, target: BudgetedTarget, number: str, name: str, network: Checkpoint
+    ) -> Share:
+        dense = self._engine(target.build, number, DENSE, self.source)
+        shipped = self._engine(target.build, number, name, network)
+        candidate = Candidate(target.resolved(), dense, shipped)
         with place_of(target.ssh) as place:
             if place.host() != target.host:
                 raise DeviceError(f"{place.name}: it was changed since the run began; run again")
             measured = measure_costs(place, self.stage.measure, candidate)
         return largest_share(measured, target)
 
-    def _engine(self, target: BudgetedTarget, name: str, network: Checkpoint) -> Engine:
-        """Built, where that has not been done yet."""
-        place, exported = self.folder / f"{target.name}-{name}", self.folder / f"model-{name}"
+    def _engine(
+        self, build: Build | BuildThere, number: str, name: str, network: Checkpoint
+    ) -> Engine:
+        """Built, where that has not been done yet, for the target of that number."""
+        place, exported = self.folder / f"{name} {number}", self.folder / f"{name} model"
         model = self.stage.export.load(network, exported, name)
         if not exported.exists():
             exported.mkdir()
             self.stage.export.run(network, exported, self.folder)
         if not place.exists():
             place.mkdir()
-            target.build.make(model, place)
-        return target.build.load(model, place, name)
+            build.make(model, place)
+        return build.load(model, place, name)
 
 
 def largest_share(measured: Measurement, target: BudgetedTarget) -> Share:
     """The largest share that the costs of the shipped engine take of the target's budget.
 
-    Raises StageError for evidence that the gate would not take either.
+    What is no time may lack evidence, and then says nothing. Raises StageError for times that the
+    gate would not take either.
     """
     found = []
-    for name, most in target.budget.limits().items():
+    for name, most in cost_limits(target.device, target.budget).items():
         limit = LIMITS[name]
-        if limit.of_answers or name in not_measured_on(target.device):
-            continue
-        figure = limit.estimate(measured)
+        figure, fault = limit.estimate(measured), limit.requirement.fault(measured)
         value = limit.share(figure, most)
-        fault = limit.requirement.fault(measured)
-        if fault or not isfinite(value):
+        if limit.requirement is not NO_SAMPLES:
+            value *= 1 + RESERVE
+        if not fault and not isfinite(value):
+            fault = "no usable figure; measure again"
+        if fault and name in TIMES:
             raise StageError(
-                f"{target.name}: {limit.label}: {fault or 'no usable figure'}; run again when the "
-                "machine is idle, or set prune.macs_ratio, which needs no measuring"
+                f"{target.name}: {limit.label}: {fault}, or set prune.macs_ratio, which needs no "
+                "measuring"
             )
-        share = Share(
-            value=value, target=target.name, limit=name, measured=figure.measured, most=most
-        )
-        found.append(share)
+        if fault:
+            log.warning("  %s: %s: %s; it is not pruned to", target.name, limit.label, fault)
+            continue
+        bound = figure.lower if limit.is_minimum else figure.upper
+        found.append(Share(value=value, target=target.name, limit=name, bound=bound, most=most))
+    if not found:
+        raise StageError(f"{target.name}: nothing of its budget could be measured")
     return max(found, key=lambda share: share.value)
 
 

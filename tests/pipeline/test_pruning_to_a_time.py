@@ -33,6 +33,28 @@ def test_a_macs_ratio_goes_before_a_time(project: Project) -> None:
     assert recipe.prune.macs_ratio == 0.6
 
 
+def test_a_target_on_answers_alone_and_one_of_any_name_are_measured_for_what_they_have(
+    project: Project, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = project.recipe(prune={"macs_ratio": None, "parameters": None}, target=None)
+    path.write_text(
+        path.read_text()
+        + """
+[[target]]
+name = "model"
+budget = { top1_drop = 0.5 }
+[[target]]
+name = "dense"
+budget = { latency_p50_ratio = 4 }
+"""
+    )
+    outcome = project.prune()
+    if outcome.code:  # another process has the machine
+        outcome.says(5, "dense: Median time, shipped / dense: ", "prune.macs_ratio")
+    else:
+        assert "nothing was pruned" in caplog.text
+
+
 def test_what_is_measured_must_be_the_device(project: Project) -> None:
     budget = {"latency_p95_ms": 20}
     project.recipe(prune=UNSAID, target={"device": "raspberry-pi-5", "budget": budget})

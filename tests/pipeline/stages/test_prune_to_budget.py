@@ -7,6 +7,7 @@ import pytest
 import torch
 from checkpoints import Tints, folder
 from known_measurement import DEVICE, NAME, measurement, run
+from spoiled_file import spoil
 from torch import Tensor, nn
 
 from exporters.exporter import reported_distributions, resolved_device
@@ -17,7 +18,12 @@ from pipeline.prune.ratio_search import CLOSE, MOST_BUILDS
 from pipeline.stages.build import Build
 from pipeline.stages.export import Export
 from pipeline.stages.prune import Prune
-from pipeline.stages.prune_to_budget import BudgetedTarget, PruneToBudget, largest_share
+from pipeline.stages.prune_to_budget import (
+    RESERVE,
+    BudgetedTarget,
+    PruneToBudget,
+    largest_share,
+)
 from pipeline.store.artifacts import Checkpoint
 from pipeline.store.reports import PruneReport
 from pipeline.task import Task
@@ -25,6 +31,8 @@ from profiles.budget import Budget
 from profiles.device import load_device
 from profiles.errors import DeviceError, StageError
 from profiles.host import this_host
+
+RUNS = measurement().latency
 
 
 class Wide(nn.Module):
@@ -95,7 +103,7 @@ def test_a_network_that_just_meets_the_budget_is_found_in_few_builds(
     assert 1 <= len(built) == builds(caplog) <= MOST_BUILDS
     best = max((one for one in built if one.share <= 1), key=lambda one: one.macs_ratio)
     assert (best.macs_ratio, best.share) == (report.macs_ratio, parameters / 12_000)
-    assert best.largest == f"host: Parameters {parameters:.4g} of at most {12_000:.4g}"
+    assert best.largest == f"host: Parameters, at most 12000, has its bound at {parameters}"
 
 
 def test_the_tightest_limit_of_the_tightest_target_decides(tmp_path: Path) -> None:
@@ -103,21 +111,26 @@ def test_the_tightest_limit_of_the_tightest_target_decides(tmp_path: Path) -> No
     tight = target("tight", parameters=23_000, macs_ratio=0.4)
     report = pruned(stage(loose, tight), tmp_path / "out")
     assert 0.4 * (1 - 2 * CLOSE) <= report.macs_ratio <= 0.4
-    assert report.built[-1].largest.startswith("tight: MACs, shipped / dense ")
+    assert report.built[-1].largest.startswith("tight: MACs, shipped / dense, at most 0.4")
 
 
 def test_of_a_dense_network_that_meets_the_budget_nothing_is_pruned(tmp_path: Path) -> None:
-    report = pruned(stage(target(parameters=30_000)), tmp_path / "out")
+    wide = PRUNE.model_copy(update={"preferred_multiple": 16})
+    report = pruned(stage(target(parameters=30_000), prune=wide), tmp_path / "out")
     assert report.macs == report.macs_dense
-    assert report.remarks[0].startswith("nothing was pruned: the dense network meets the budget")
+    (remark,) = report.remarks
+    assert remark.startswith("nothing was pruned: the dense network meets the budget")
 
 
-def test_a_budget_beyond_reach_ends_before_any_training_with_the_nearest(tmp_path: Path) -> None:
-    floored = PRUNE.model_copy(update={"floor": 24})
+@pytest.mark.parametrize(("floor", "least"), [(24, 5980), (41, 16_486)])
+def test_a_budget_beyond_reach_ends_before_any_training_with_the_nearest(
+    floor: int, least: int, tmp_path: Path
+) -> None:
+    floored = PRUNE.model_copy(update={"floor": floor})
     with pytest.raises(StageError, match=r"no network that was tried meets the budget") as raised:
         pruned(stage(target(parameters=1000), prune=floored), tmp_path / "out")
-    assert "host: Parameters 5" in str(raised.value)  # 24 channels each are 5,980
-    assert "of at most 1000" in str(raised.value)
+    assert f"host: Parameters, at most 1000, has its bound at {least}" in str(raised.value)
+    assert not (tmp_path / "out scratch" / "measured").exists()  # another time it may be faster
 
 
 def test_all_ways_are_tried_once_and_the_nearest_is_gone_to_the_end(tmp_path: Path) -> None:
@@ -149,7 +162,7 @@ def test_a_damaged_note_is_measured_again(tmp_path: Path, caplog: pytest.LogCapt
     one = stage(target(parameters=12_000))
     first = pruned(one, tmp_path / "out")
     notes = tmp_path / "out scratch" / "measured"
-    notes.write_bytes(notes.read_bytes().replace(b"0.", b"1."))
+    spoil(notes, 80)
     (tmp_path / "again").mkdir()
     one.run(SOURCE, tmp_path / "again", tmp_path / "out scratch")
     assert any("all is measured again" in message for message in caplog.messages)
@@ -187,9 +200,24 @@ def test_a_time_is_taken_at_the_bound_that_the_gate_takes() -> None:
         host=measurement().host,
     )
     share = largest_share(measurement(), one)
-    assert (share.limit, share.measured) == ("latency_p50_ms", 4)
-    assert share.value == pytest.approx(0.8)
-    assert str(share) == "box: Median time of a call 4 of at most 5 ms"
+    assert (share.limit, share.bound) == ("latency_p50_ms", 4)
+    assert share.value == pytest.approx(0.8 * (1 + RESERVE))
+    assert str(share) == "box: Median time of a call, at most 5 ms, has its bound at 4"
+
+
+def test_what_is_no_time_and_not_told_is_not_pruned_to(caplog: pytest.LogCaptureFixture) -> None:
+    untold = measurement().model_copy(
+        update={"latency": tuple(one.model_copy(update={"energy_mj": None}) for one in RUNS)}
+    )
+    one = BudgetedTarget(
+        name=NAME,
+        device=DEVICE,
+        budget=Budget(latency_p50_ratio=0.8, energy_mj=1e-3),
+        build=Build(engine="ort"),
+        host=untold.host,
+    )
+    assert largest_share(untold, one).limit == "latency_p50_ratio"
+    assert "Energy of a call: the machine counts no energy" in caplog.text
 
 
 def test_noise_that_the_gate_would_not_take_ends_the_search() -> None:
