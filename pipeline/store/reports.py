@@ -25,8 +25,8 @@ class Trial(Spec):
     distance: float | None
     """On held-out samples, after a quick repair; None where it could not be tried."""
     reason: str
-    """Why it could not be tried, or not in full: then the repair was rougher, and less is told by
-    its distance; else empty."""
+    """Why it could not be tried, or was not tried in full: then the repair was rougher, and less is
+    told by its distance. Empty for the others, and for one that was nearer than all by far."""
 
 
 class BuiltNetwork(Spec):
