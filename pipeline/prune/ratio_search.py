@@ -30,10 +30,12 @@ def best_of(points: Sequence[Point]) -> Point | None:
     return max((p for p in points if p.share <= 1), key=lambda p: p.ratio, default=None)
 
 
-def next_ratio(points: Sequence[Point], smallest: float) -> float | None:
+def next_ratio(points: Sequence[Point], floors: Sequence[float]) -> float | None:
     """The part of the MACs to try next; None where `best_of` is as good as it gets.
 
-    `points` begin with the dense network. No network keeps less than `smallest`.
+    `points` begin with the dense network. `floors` are the least parts that networks keep in the
+    widths that the device likes best, in those it likes less and so on: networks in other widths
+    may take more time with fewer MACs, so each floor is tried before anything is below it.
     """
     over = sorted((p for p in points if p.share > 1), key=lambda p: p.ratio)
     best = best_of(points)
@@ -41,7 +43,8 @@ def next_ratio(points: Sequence[Point], smallest: float) -> float | None:
         return None
     above = over[0]
     if best is None:
-        if above.ratio <= smallest:
+        smallest = next((floor for floor in floors if floor < above.ratio), None)
+        if smallest is None:
             return None
         return max(smallest, min(_on_line(_slope_behind(over), above), (1 - MARGIN) * above.ratio))
     if best.share >= 1 - CLOSE or best.ratio >= above.ratio:

@@ -160,13 +160,15 @@ class Prune(Stage[Checkpoint, Pruned]):
             log.info("  resuming after %d trials", len(notes.finished))
         return choose_by_trial(subject.prunable, stats, selections, limits, setup, notes)
 
-    def smallest_ratio(self, subject: Subject) -> float:
-        """The part of the MACs that the narrowest network keeps."""
-        multiple = self.multiple or 1
-        widths = Widths(multiple, self.floor or multiple, self.floor_ratio)
-        counts = {group.name: smallest_count(group, widths) for group in subject.prunable.groups}
-        ratio = subject.prunable.macs_at(counts) / subject.dense.macs
-        return math.nextafter(ratio, 1)  # as many MACs or more again, and not fewer by rounding
+    def smallest_ratios(self, subject: Subject) -> tuple[float, ...]:
+        """The part of the MACs that the narrowest network keeps, multiple by multiple."""
+        found = []
+        for multiple in self._multiples():
+            widths = Widths(multiple, self.floor or multiple, self.floor_ratio)
+            least = {g.name: smallest_count(g, widths) for g in subject.prunable.groups}
+            ratio = subject.prunable.macs_at(least) / subject.dense.macs
+            found.append(math.nextafter(ratio, 1))  # no fewer MACs than that again, by rounding
+        return tuple(found)
 
     def whole(self, subject: Subject) -> Choice:
         """All that there is."""
@@ -213,15 +215,18 @@ class Prune(Stage[Checkpoint, Pruned]):
         """
         if self.multiple is None and self.preferred_multiple is None:
             raise ConfigError("prune.multiple is not set: call resolved(channel_multiple) first")
-        multiples = [self.multiple] if self.multiple else _halves(self.preferred_multiple or 1)
         fault = ""
-        for multiple in multiples:
+        for multiple in self._multiples():
             widths = Widths(multiple, self.floor or multiple, self.floor_ratio)
             groups, model = prunable.groups, prunable.macs_model
             fault = fault_of_widths(limits, groups, model, widths) if limits else ""
             if not fault:
                 return widths
         raise StageError(fault)
+
+    def _multiples(self) -> list[int]:
+        """What channel counts may be multiples of, the best first."""
+        return [self.multiple] if self.multiple else _halves(self.preferred_multiple or 1)
 
     def _remarks(self, chosen: Choice) -> tuple[str, ...]:
         """What is to be said of the widths that were taken."""

@@ -170,11 +170,11 @@ class PruneToBudget(Stage[Checkpoint, Pruned]):
         self, subject: Subject, bench: "_Bench", dense: Share, notes: TrialNotes
     ) -> tuple[list[Tried], tuple[Trial, ...]]:
         """The networks that were tried, and the trials that said how they are pruned."""
-        stats, smallest = self.prune.statistics(subject), self.prune.smallest_ratio(subject)
+        stats, floors = self.prune.statistics(subject), self.prune.smallest_ratios(subject)
         whole = Point(1.0, dense.value)
         tried: list[Tried] = []
         way, trials = self.prune, tuple[Trial, ...]()
-        while ratio := next_ratio([whole, *(one.point for one in tried)], smallest):
+        while ratio := next_ratio([whole, *(one.point for one in tried)], floors):
             choice, made = way.to(ratio).choose(subject, stats, notes)
             if made:  # by now it is known about how far it goes: this way is gone to the end
                 way, trials = way.by(choice.selection), made

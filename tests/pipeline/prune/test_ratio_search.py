@@ -27,7 +27,7 @@ def searched(
     device: Device, limit: float, smallest: float = 0.01, noise: Sequence[float] = (1.0,) * 5
 ) -> list[Point]:
     points = [Point(1.0, device(1.0) / limit * noise[0])]
-    while (ratio := next_ratio(points, smallest)) is not None:
+    while (ratio := next_ratio(points, [smallest])) is not None:
         points.append(Point(ratio, device(ratio) / limit * noise[len(points)]))
     return points
 
@@ -61,13 +61,22 @@ def test_noise_and_drift_carry_no_network_over_the_budget_unseen() -> None:
 
 
 def test_a_dense_network_within_the_budget_needs_no_other() -> None:
-    assert next_ratio([Point(1.0, 0.99)], 0.1) is None
+    assert next_ratio([Point(1.0, 0.99)], [0.1]) is None
 
 
 def test_a_budget_beyond_reach_is_known_once_the_smallest_network_was_measured() -> None:
     points = searched(straight, 0.12, smallest=0.2)
     assert best_of(points) is None
     assert points[-1].ratio == 0.2
+
+
+def test_narrow_widths_that_the_device_likes_are_tried_before_others() -> None:
+    """Below half of the MACs widths are odd, and a network takes longer than at half."""
+    points = [Point(1.0, 1.7), Point(0.54, 1.07)]
+    assert next_ratio(points, [0.5, 0.02]) == 0.5
+    beyond = next_ratio([*points, Point(0.5, 1.03)], [0.5, 0.02])
+    assert beyond is not None
+    assert beyond < 0.5
 
 
 def test_a_device_that_gets_no_faster_ends_the_search() -> None:
