@@ -121,7 +121,7 @@ def plan_text(plan: Plan, keys: bool) -> str:
     """A line for each stage; with `keys` the task, and beneath each what its key is made of."""
     steps = [plan.task, *plan.stages] if keys else plan.stages
     first = max(len(word) for word in [*(WORDS[step.stored] for step in steps), "always"]) + 2
-    second = max(len(step.name) for step in steps) + 2
+    second = max((len(step.name) for step in steps), default=0) + 2
     names = {step.key: step.name for step in [*plan.stages, plan.task]}
     lines = []
     for step in steps:

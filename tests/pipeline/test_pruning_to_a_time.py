@@ -55,6 +55,15 @@ budget = { latency_p50_ratio = 4 }
         assert "nothing was pruned" in caplog.text
 
 
+@pytest.mark.parametrize("shown", [[], ["--json"], ["--keys"]])
+def test_a_plan_tells_what_is_missing_to_know_the_rest(shown: list[str], project: Project) -> None:
+    budget = {"latency_p95_ms": 20}
+    path = project.recipe(prune=UNSAID, target={"device": "raspberry-pi-5", "budget": budget})
+    outcome = project.slimgate("plan", path, *shown)
+    assert outcome.code == 0
+    assert "the rest is not known: raspberry-pi-5: pruning to a time needs the" in outcome.out
+
+
 def test_what_is_measured_must_be_the_device(project: Project) -> None:
     budget = {"latency_p95_ms": 20}
     project.recipe(prune=UNSAID, target={"device": "raspberry-pi-5", "budget": budget})
