@@ -20,12 +20,11 @@ from pipeline.report.text import markdown
 from pipeline.stages.build import Build
 from pipeline.stages.build_there import BuildThere
 from pipeline.stages.engine_stage import EngineStage
-from pipeline.stages.prune_to_budget import BudgetedTarget, PruneToBudget
+from pipeline.stages.prune_to_budget import PruneToBudget, budgeted
 from pipeline.store.artifacts import Checked, Checkpoint, Engine, OnnxModel, Pruned, Recovered
 from pipeline.store.runner import Runner
 from pipeline.store.stage import Stage
 from pipeline.store.store import Store
-from profiles.budget import Budget
 from profiles.errors import DeviceError
 from profiles.host import Host
 from profiles.limits import cost_limits, not_measured_on
@@ -135,37 +134,17 @@ class Flow:
         return "", Build(engine=engine, options=options)
 
     def _prune_to_budget(self) -> PruneToBudget:
-        """Raises DeviceError where a target does not answer, or is another machine."""
-        targets = []
-        for target in self.targets:
-            host = self.host(target)
-            if mismatch := target.device.mismatch(host):
-                raise DeviceError(
-                    f"{target.name}: pruning to a time needs the device itself, and what answers "
-                    f"is another machine ({mismatch}): say where the device is in target.ssh, or "
-                    "set prune.macs_ratio, which needs no measuring"
-                )
-            limits = cost_limits(target.device, target.budget)
-            if not limits:
-                continue  # nothing of it is told by measuring
-            _, build = self._build(target)
-            unread = {"budget": None, "description": ""}
-            targets.append(
-                BudgetedTarget(
-                    name=target.name,
-                    device=target.device.model_copy(update=unread),
-                    budget=Budget.model_validate(limits),
-                    build=build,
-                    host=host,
-                    ssh=target.ssh,
-                )
-            )
+        """Raises DeviceError where a target that costs anything does not answer as itself."""
         recipe = self.recipe
         return PruneToBudget(
             prune=recipe.prune,
             export=recipe.export,
             measure=recipe.measure,
-            targets=tuple(targets),
+            targets=tuple(
+                budgeted(target, self.host(target), self._build(target)[1])
+                for target in self.targets
+                if cost_limits(target.device, target.budget)
+            ),
         )
 
     def _run_if_set(

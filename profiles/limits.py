@@ -83,7 +83,9 @@ class Limit:
 
     def share(self, figure: Interval, most: float) -> float:
         """The part of the limit that the figure takes at its worst bound; at most 1 passes."""
-        return most / figure.lower if self.is_minimum else figure.upper / most
+        if not self.is_minimum:
+            return figure.upper / most
+        return most / figure.lower if figure.lower > 0 else math.inf
 
 
 def limit_of(check: str) -> Limit:

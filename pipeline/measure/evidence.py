@@ -21,6 +21,7 @@ from pipeline.measure.sessions import (
 )
 from pipeline.store.artifacts import Engine
 from pipeline.task import Task
+from profiles.host import Host
 from profiles.limits import LIMITS, cost_limits
 from profiles.measurement import EngineEvidence, LatencyRun, Measurement, StartRun
 
@@ -81,17 +82,9 @@ def measure(place: Place, settings: Measure, task: Task, candidate: Candidate) -
         _evidence(one, scores.get(name), starts.get(name, ()), layers_ms.get(name, {}))
         for name, one in engines.items()
     )
-    return Measurement(
-        device=target.name,
-        host=host,
-        threads=device.threads,
-        batch=device.batch,
-        clock=device.clock,
-        labels=scores["shipped"].labels if "shipped" in scores else (),
-        dense=before,
-        shipped=after,
-        latency=runs,
-    )
+    labels = scores["shipped"].labels if "shipped" in scores else ()
+    found = _measurement(target, host, before, after)
+    return found.model_copy(update={"labels": labels, "latency": runs})
 
 
 def measure_costs(place: Place, settings: Measure, candidate: Candidate) -> Measurement:
@@ -112,21 +105,29 @@ def measure_costs(place: Place, settings: Measure, candidate: Candidate) -> Meas
     dense, shipped = (
         _evidence(one, None, of_one, {}) for one, of_one in zip(engines, starts, strict=True)
     )
-    counted = Measurement(
+    counted = _measurement(target, place.host(), dense, shipped)
+    if not any(limit.requirement.fault(counted) for limit in asked):  # nothing is on times
+        return counted
+    runs = time_engines(place, pair, timing_of(target.device, target.budget, settings))
+    return counted.model_copy(update={"latency": runs})
+
+
+def _measurement(
+    target: ResolvedTarget, host: Host, dense: EngineEvidence, shipped: EngineEvidence
+) -> Measurement:
+    """What is known of two engines as the target runs them, before any is timed."""
+    device = target.device
+    return Measurement(
         device=target.name,
-        host=place.host(),
-        threads=target.device.threads,
-        batch=batch,
-        clock=target.device.clock,
+        host=host,
+        threads=device.threads,
+        batch=device.batch,
+        clock=device.clock,
         labels=(),
         dense=dense,
         shipped=shipped,
         latency=(),
     )
-    if not any(limit.requirement.fault(counted) for limit in asked):  # nothing is on times
-        return counted
-    runs = time_engines(place, pair, timing_of(target.device, target.budget, settings))
-    return counted.model_copy(update={"latency": runs})
 
 
 def _compared_engine(

@@ -112,12 +112,17 @@ def smallest_count(group: Group, widths: Widths) -> int:
     return min(group.size, least)
 
 
+def smallest_counts(groups: Sequence[Group], widths: Widths) -> dict[str, int]:
+    """The fewest units that each group keeps, by its name."""
+    return {group.name: smallest_count(group, widths) for group in groups}
+
+
 def fault_of_widths(
     limits: Limits, groups: Sequence[Group], model: MacsModel, widths: Widths
 ) -> str:
     """Why no allocator can keep within `limits`; empty where one may."""
     costs = model.over(groups)
-    smallest = costs.at({group.name: smallest_count(group, widths) for group in groups})
+    smallest = costs.at(smallest_counts(groups, widths))
     return _beyond_reach(limits, smallest, costs.at({g.name: g.size for g in groups}), widths)
 
 

@@ -114,19 +114,22 @@ def choose_by_trial(
     if len(choices) > FINALISTS:
         log.info("  a rougher trial of each first:")
         rough = _tried(choices, setup.rough(), "rough", notes)
-        near = _near(rough)
-        for place in set(_by_distance(rough)) - set(near):
+        distances = _distances(rough)
+        near = finalists(distances)
+        for place in distances.keys() - near:
             rough[place] = rough[place].model_copy(update={"reason": BEHIND})
         trials.update(rough)
         choices = {place: choices[place] for place in near}
     if not rough or len(choices) > 1:
         log.info("  %s in full:", "and of the nearest" if rough else "a trial of each")
         trials.update(_tried(choices, setup, "full", notes))
-    best = _by_distance({place: trials[place] for place in choices})[:1]
-    if not best:
+    found = _distances({place: trials[place] for place in choices})
+    if not found:
         last = trials[len(selections) - 1]
         raise StageError(f"no way to prune this network worked; the last one: {last.reason}")
-    return choices[best[0]], tuple(trials[place] for place in range(len(selections)))
+    return choices[min(found, key=lambda place: found[place])], tuple(
+        trials[place] for place in range(len(selections))
+    )
 
 
 def _tried(
@@ -157,20 +160,19 @@ def _trial_of(choice: Choice, setup: TrialSetup) -> Trial:
     return _trial(choice.selection, None, reason)
 
 
-def _by_distance(trials: Mapping[int, Trial]) -> list[int]:
-    """The places of the trials that came to a distance, the nearest first."""
-    order = sorted(trials, key=lambda place: _far(trials[place]))
-    return [place for place in order if trials[place].distance is not None]
+def _distances(trials: Mapping[int, Trial]) -> dict[int, float]:
+    """Of the trials that came to one, by their places."""
+    found = {place: trial.distance for place, trial in trials.items()}
+    return {place: distance for place, distance in found.items() if distance is not None}
 
 
-def _near(rough: Mapping[int, Trial]) -> list[int]:
-    """The places of the nearest trials, up to one that is nearer than those behind it by far."""
-    order = _by_distance(rough)[:FINALISTS]
-    return [place for place in order if _far(rough[place]) <= CLOSE * _far(rough[order[0]])]
+def finalists(rough: Mapping[int, float]) -> list[int]:
+    """The places, by their rough distances, that are tried again in full, the nearest first.
 
-
-def _far(trial: Trial) -> float:
-    return inf if trial.distance is None else trial.distance
+    One alone is nearer than all others by far, and needs no other trial.
+    """
+    order = sorted(rough, key=lambda place: rough[place])[:FINALISTS]
+    return [place for place in order if rough[place] <= CLOSE * rough[order[0]]]
 
 
 def _trial(selection: Selection, distance: float | None, reason: str) -> Trial:

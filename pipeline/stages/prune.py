@@ -19,7 +19,7 @@ from pipeline.network.weights import write_weights
 from pipeline.prune.allocators import Allocator
 from pipeline.prune.allocators.uniform import Uniform
 from pipeline.prune.auto import AUTO_ALLOCATORS, AUTO_CRITERIA
-from pipeline.prune.channel_counts import Limits, Widths, fault_of_widths, smallest_count
+from pipeline.prune.channel_counts import Limits, Widths, fault_of_widths, smallest_counts
 from pipeline.prune.choose import Choice, Selection, choose
 from pipeline.prune.criteria import Criterion
 from pipeline.prune.criteria.magnitude import Magnitude
@@ -163,9 +163,8 @@ class Prune(Stage[Checkpoint, Pruned]):
     def smallest_ratios(self, subject: Subject) -> tuple[float, ...]:
         """The part of the MACs that the narrowest network keeps, multiple by multiple."""
         found = []
-        for multiple in self._multiples():
-            widths = Widths(multiple, self.floor or multiple, self.floor_ratio)
-            least = {g.name: smallest_count(g, widths) for g in subject.prunable.groups}
+        for widths in self._all_widths():
+            least = smallest_counts(subject.prunable.groups, widths)
             ratio = subject.prunable.macs_at(least) / subject.dense.macs
             found.append(math.nextafter(ratio, 1))  # no fewer MACs than that again, by rounding
         return tuple(found)
@@ -216,17 +215,17 @@ class Prune(Stage[Checkpoint, Pruned]):
         if self.multiple is None and self.preferred_multiple is None:
             raise ConfigError("prune.multiple is not set: call resolved(channel_multiple) first")
         fault = ""
-        for multiple in self._multiples():
-            widths = Widths(multiple, self.floor or multiple, self.floor_ratio)
+        for widths in self._all_widths():
             groups, model = prunable.groups, prunable.macs_model
             fault = fault_of_widths(limits, groups, model, widths) if limits else ""
             if not fault:
                 return widths
         raise StageError(fault)
 
-    def _multiples(self) -> list[int]:
-        """What channel counts may be multiples of, the best first."""
-        return [self.multiple] if self.multiple else _halves(self.preferred_multiple or 1)
+    def _all_widths(self) -> list[Widths]:
+        """The widths that may be taken, the best first."""
+        multiples = [self.multiple] if self.multiple else _halves(self.preferred_multiple or 1)
+        return [Widths(one, self.floor or one, self.floor_ratio) for one in multiples]
 
     def _remarks(self, chosen: Choice) -> tuple[str, ...]:
         """What is to be said of the widths that were taken."""

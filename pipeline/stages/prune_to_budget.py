@@ -77,6 +77,24 @@ class BudgetedTarget(Spec):
         return {f"{self.name}: {name}": value for name, value in found.items()}
 
 
+def budgeted(target: ResolvedTarget, host: Host, build: Build | BuildThere) -> BudgetedTarget:
+    """What of the target a search depends on. Raises DeviceError where `host` is no such device."""
+    if mismatch := target.device.mismatch(host):
+        raise DeviceError(
+            f"{target.name}: pruning to a time needs the device itself, and what answers is "
+            f"another machine ({mismatch}): say where the device is in target.ssh, or set "
+            "prune.macs_ratio, which needs no measuring"
+        )
+    return BudgetedTarget(
+        name=target.name,
+        device=target.device.model_copy(update={"budget": None, "description": ""}),
+        budget=Budget.model_validate(cost_limits(target.device, target.budget)),
+        build=build,
+        host=host,
+        ssh=target.ssh,
+    )
+
+
 class Share(Spec):
     """The part of a budget that a network takes, and by which limit."""
 
@@ -176,7 +194,7 @@ class PruneToBudget(Stage[Checkpoint, Pruned]):
         way, trials = self.prune, tuple[Trial, ...]()
         while ratio := next_ratio([whole, *(one.point for one in tried)], floors):
             choice, made = way.to(ratio).choose(subject, stats, notes)
-            if made:  # by now it is known about how far it goes: this way is gone to the end
+            if made:  # the way that is nearest at the first guess is gone to the end
                 way, trials = way.by(choice.selection), made
             kept = subject.prunable.macs_at(choice.counts()) / subject.dense.macs
             if any(one.point.ratio == kept for one in tried):

@@ -111,12 +111,7 @@ def row(case: Case, budget: float) -> Row:
     assert isinstance(upper, float)
     macs_ratio = found.report().macs_ratio
     return {
-        "network": case.real.name,
-        "engine": case.device.engine,
-        "precision": case.device.precision,
-        "method": "whole networks",
-        "peer": None,
-        "budget": budget,
+        **missed(case, budget),
         "measured": measured,
         "lower": figures["latency_lower"],
         "upper": upper,
@@ -125,6 +120,22 @@ def row(case: Case, budget: float) -> Row:
         "bought": (1 - measured) / (1 - macs_ratio),
         "hit": float(NEAR * budget <= measured and upper <= budget),
         "seconds": seconds,
+    }
+
+
+def missed(case: Case, budget: float) -> Row:
+    """The row of a search that found no network."""
+    nothing = ("measured", "lower", "upper", "builds", "macs_ratio", "bought")
+    return {
+        "network": case.real.name,
+        "engine": case.device.engine,
+        "precision": case.device.precision,
+        "method": "whole networks",
+        "peer": None,
+        "budget": budget,
+        **dict.fromkeys(nothing),
+        "hit": 0.0,
+        "seconds": None,
     }
 
 
@@ -141,7 +152,7 @@ def all_rows(data: Path, full: bool) -> Iterator[Row]:
                         yield row(case, budget)
                     except StageError as error:  # four networks did not do
                         log.info("%s at %.1f: %s", name, budget, error)
-                        yield {"network": name, "budget": budget, "peer": None, "hit": 0.0}
+                        yield missed(case, budget)
 
 
 def main() -> None:

@@ -25,7 +25,7 @@ from pipeline.prune.baselines import rank_correlation
 from pipeline.prune.channel_counts import Limits
 from pipeline.prune.choose import choose
 from pipeline.prune.statistics import needs_of
-from pipeline.prune.trials import CLOSE, FINALISTS, trial_setup
+from pipeline.prune.trials import finalists, trial_setup
 from pipeline.task import cross_entropy
 from profiles.plugins import name_of
 
@@ -55,7 +55,7 @@ def all_rows(data: Path, full: bool) -> Iterator[Row]:
             distances = [setup.try_plan(plan)[1] for plan in plans]
             order = sorted(range(len(ways)), key=first.__getitem__)
             best = min(range(len(ways)), key=distances.__getitem__)
-            near = [place for place in order[:FINALISTS] if first[place] <= CLOSE * first[order[0]]]
+            near = finalists(dict(enumerate(first)))
             chosen = min(distances[place] for place in near)
             log.info("first %s, full %s", first, distances)
             yield {

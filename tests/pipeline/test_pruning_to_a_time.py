@@ -42,6 +42,7 @@ def test_a_target_on_answers_alone_and_one_of_any_name_are_measured_for_what_the
         + """
 [[target]]
 name = "model"
+device = "raspberry-pi-5"
 budget = { top1_drop = 0.5 }
 [[target]]
 name = "dense"

@@ -1,11 +1,14 @@
 """The table of limits: one entry for each field of a budget, and all else follows from it."""
 
+import math
+
 import pytest
 from known_measurement import DEVICE
 
 from profiles.budget import Budget
 from profiles.figures import FIGURES
 from profiles.limits import LIMITS, limit_of, not_measured_on
+from profiles.statistics import Interval
 
 
 def test_the_table_holds_the_fields_of_a_budget_in_their_order() -> None:
@@ -74,3 +77,20 @@ def test_percentiles_ask_for_as_many_calls_as_bound_them() -> None:
         "frame_p95_ms": (59, 0),
         "frame_p99_ms": (299, 0),
     }
+
+
+@pytest.mark.parametrize(
+    ("name", "lower", "upper", "share"),
+    [
+        ("latency_p50_ms", 3, 4, 0.8),
+        ("latency_p50_ms", 3, math.inf, math.inf),
+        ("throughput_per_s", 10, 20, 0.5),
+        ("throughput_per_s", 0, 20, math.inf),
+        ("throughput_per_s", -math.inf, 20, math.inf),
+        ("throughput_per_s", math.nan, math.nan, math.inf),
+    ],
+)
+def test_a_bound_that_tells_nothing_takes_more_than_all_of_a_limit(
+    name: str, lower: float, upper: float, share: float
+) -> None:
+    assert LIMITS[name].share(Interval(10, lower, upper), 5) == share
