@@ -74,6 +74,9 @@ class Exporter(EngineOptions, ABC):
     memory says nothing of them."""
     LARGEST_BATCH: ClassVar[int | None] = None
     """The most samples that a call may have where the batch is free; None for any number."""
+    TIMES_LAYERS: ClassVar[tuple[Precision, ...]] = ()
+    """The precisions at which the times of layers alone foretell those of whole networks, as
+    tests/benchmarks/layer_times.py shows."""
     DISTRIBUTIONS: ClassVar[tuple[str, ...]] = ()
     """The Python distributions that may bring the runtime. Scores of an engine are evidence only
     for machines that have the same versions of them."""

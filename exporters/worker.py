@@ -5,7 +5,7 @@ Started as `python -P -m exporters.worker`; needs numpy and the runtime, never t
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Self
@@ -49,28 +49,47 @@ class StartJob(Spec):
     batch: PositiveInt
 
 
+class CompareJob(Spec):
+    """Time many engines shortly, interleaved, by name."""
+
+    engines: dict[str, EngineFile]
+    batch: PositiveInt
+    rounds: PositiveInt
+    seed: int
+
+
 class Job(Spec):
-    """Exactly one of the two."""
+    """Exactly one of the three."""
 
     latency: LatencyJob | None = None
     start: StartJob | None = None
+    compare: CompareJob | None = None
 
     @model_validator(mode="after")
     def _is_one(self) -> Self:
-        if (self.latency is None) == (self.start is None):
-            raise ValueError("a job is either latency or start")
+        if sum(one is not None for one in (self.latency, self.start, self.compare)) != 1:
+            raise ValueError("a job is latency, start or compare")
         return self
 
     def engines(self) -> dict[str, EngineFile]:
         """The engines it needs, by name."""
+        if self.start:
+            return {"engine": self.start.engine}
+        job = self.latency or self.compare
+        return job.engines if job else {}
+
+    def result(self) -> dict[str, object]:
+        """What the job asks for."""
         if self.latency:
-            return self.latency.engines
-        return {"engine": self.start.engine} if self.start else {}
+            return latency(self.latency)
+        if self.compare:
+            return compare(self.compare)
+        return start(self.start) if self.start else {}
 
 
 def latency(job: LatencyJob) -> dict[str, object]:
     """As `profiles.machine.fresh.time_engines`."""
-    loads = {name: partial(_loaded, engine, job.batch) for name, engine in job.engines.items()}
+    loads = _loads(job.engines, job.batch)
     return fresh.time_engines(
         loads, job.seconds, job.least_samples, job.seed, job.frame_interval_ms
     )
@@ -82,6 +101,17 @@ def start(job: StartJob) -> dict[str, object]:
     return fresh.start_engine(partial(_loaded, job.engine, job.batch))
 
 
+def compare(job: CompareJob) -> dict[str, object]:
+    """As `profiles.machine.fresh.compare_engines`."""
+    return fresh.compare_engines(_loads(job.engines, job.batch), job.rounds, job.seed)
+
+
+def _loads(
+    engines: Mapping[str, EngineFile], batch: int
+) -> dict[str, Callable[[], Callable[[], object]]]:
+    return {name: partial(_loaded, engine, batch) for name, engine in engines.items()}
+
+
 def _loaded(engine: EngineFile, batch: int) -> Callable[[], object]:
     return call_on_noise(engine.opened(), batch)
 
@@ -89,7 +119,7 @@ def _loaded(engine: EngineFile, batch: int) -> Callable[[], object]:
 def main() -> int:
     job = Job.model_validate_json(sys.stdin.read())
     try:
-        result = latency(job.latency) if job.latency else start(job.start) if job.start else {}
+        result = job.result()
     except SlimgateError as error:
         print(error, file=sys.stderr)
         return error.exit_code

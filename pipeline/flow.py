@@ -20,7 +20,9 @@ from pipeline.report.text import markdown
 from pipeline.stages.build import Build
 from pipeline.stages.build_there import BuildThere
 from pipeline.stages.engine_stage import EngineStage
-from pipeline.stages.prune_to_budget import PruneToBudget, budgeted
+from pipeline.stages.measured_target import BudgetedTarget, budgeted
+from pipeline.stages.prune_to_budget import PruneToBudget
+from pipeline.stages.time_layers import TimeLayers
 from pipeline.store.artifacts import Checked, Checkpoint, Engine, OnnxModel, Pruned, Recovered
 from pipeline.store.runner import Runner
 from pipeline.store.stage import Stage
@@ -141,11 +143,20 @@ class Flow:
             export=recipe.export,
             measure=recipe.measure,
             targets=tuple(
-                budgeted(target, self.host(target), self._build(target)[1])
+                self._with_layers(target)
                 for target in self.targets
                 if cost_limits(target.device, target.budget)
             ),
         )
+
+    def _with_layers(self, target: ResolvedTarget) -> BudgetedTarget:
+        """The target as a search needs it: what its layers take, where that foretells times."""
+        found = budgeted(target, self.host(target), self._build(target)[1])
+        alone = found.for_layers() if target.times() else None
+        if alone is None:
+            return found
+        stage = TimeLayers(target=alone)
+        return found.with_layers(self.runner.run(f"time layers {target.name}", stage, self.dense))
 
     def _run_if_set(
         self, name: str, stage: Stage[Checkpoint, Checkpoint] | None, source: Checkpoint

@@ -95,12 +95,24 @@ class Latency:
 
     def result(self, folder: Path, engines: Mapping[str, Engine]) -> dict[str, object]:
         """As `profiles.machine.fresh.time_engines`."""
-        loads = {
-            name: partial(_loaded, engine, folder, self.batch) for name, engine in engines.items()
-        }
+        loads = _loads(engines, folder, self.batch)
         return fresh.time_engines(
             loads, self.seconds, self.least_samples, self.seed, self.frame_interval_ms
         )
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Time many engines shortly, interleaved, by name."""
+
+    batch: int
+    rounds: int
+    seed: int
+
+    def result(self, folder: Path, engines: Mapping[str, Engine]) -> dict[str, object]:
+        """As `profiles.machine.fresh.compare_engines`."""
+        loads = _loads(engines, folder, self.batch)
+        return fresh.compare_engines(loads, self.rounds, self.seed)
 
 
 @dataclass(frozen=True)
@@ -179,11 +191,12 @@ class Build:
 
 
 Task = Union[  # noqa: UP007  # Python 3.8 has no | for types
-    Facts, Latency, Start, Layers, Outputs, Build
+    Facts, Latency, Compare, Start, Layers, Outputs, Build
 ]
 TASKS = {
     "facts": Facts,
     "latency": Latency,
+    "compare": Compare,
     "start": Start,
     "layers": Layers,
     "outputs": Outputs,
@@ -239,6 +252,12 @@ def run_job(job: Job, folder: Path) -> dict[str, object]:
         result = job.task.result(folder, job.engines)
         check_files(folder, dict.fromkeys(job.files), "somebody changed it while it was used")
     return result
+
+
+def _loads(
+    engines: Mapping[str, Engine], folder: Path, batch: int
+) -> dict[str, Callable[[], Callable[[], object]]]:
+    return {name: partial(_loaded, engine, folder, batch) for name, engine in engines.items()}
 
 
 def _loaded(engine: Engine, folder: Path, batch: int) -> Callable[[], object]:

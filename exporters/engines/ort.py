@@ -37,6 +37,7 @@ class Ort(HostFittedExporter):
 
     suffix: ClassVar[str] = ".onnx"
     PRECISIONS: ClassVar[tuple[Precision, ...]] = ("fp32", "fp16", "int8")
+    TIMES_LAYERS: ClassVar[tuple[Precision, ...]] = ("fp32", "fp16")
     DISTRIBUTIONS: ClassVar[tuple[str, ...]] = ("onnxruntime", "onnxruntime-gpu")
 
     @classmethod

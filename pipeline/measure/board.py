@@ -292,7 +292,9 @@ def read_outputs(raw: bytes, rows: int) -> FloatArray:
     return np.frombuffer(raw, np.float32, offset=file.tell()).reshape(shape).copy()
 
 
-def _task(job: Job) -> board.Latency | board.Start:
+def _task(job: Job) -> board.Latency | board.Compare | board.Start:
+    if job.compare:
+        return board.Compare(job.compare.batch, job.compare.rounds, job.compare.seed)
     if job.latency is None:
         assert job.start is not None
         return board.Start(job.start.batch)

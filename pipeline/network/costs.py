@@ -1,4 +1,4 @@
-"""MACs and parameters of a network as a function of the units that its groups keep."""
+"""MACs, parameters and time of a network as a function of the units that its groups keep."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from pipeline.data.arrays import IntArray
 from pipeline.network.groups import Group
 from pipeline.network.layer_kinds import FilterBank, LayerKind, kind_of
+from pipeline.network.layer_times import NetworkTimes, time_model
 
 Counts = Mapping[str, int]
 """Units kept, by the group's name."""
@@ -28,6 +29,8 @@ class Cost:
 
     macs: int
     parameters: int
+    time: float = 1.0
+    """Over the dense network's, where times of its layers are known: on the slowest to gain."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,8 @@ class MacsModel:
     layers: Mapping[str, LayerCost]
     fixed: Cost
     """What no group can change, such as the products of attention."""
+    times: tuple[NetworkTimes, ...] = ()
+    """Of its layers on each device that it is pruned for."""
 
     def over(self, groups: Sequence[Group]) -> "GroupCosts":
         """The same for these groups, made ready for many counts."""
@@ -90,6 +95,8 @@ class GroupCosts:
             for member in group.members
             if member.layer in places
         ]
+        sizes = {name: (layer.outputs, layer.inputs) for name, layer in model.layers.items()}
+        self._times = [time_model(times, sizes) for times in model.times]
         table: IntArray = np.array(members, dtype=np.int64).reshape(-1, 3)
         self._group, self._width, self._place = table.T
 
@@ -103,7 +110,12 @@ class GroupCosts:
         # Whole numbers far below 2^53: what rounding is left in the products is taken out here.
         macs = np.rint(self._macs * both).sum()
         parameters = np.rint(self._weights * both).sum() + np.rint(self._vectors * outputs).sum()
-        return Cost(self._fixed.macs + int(macs), self._fixed.parameters + int(parameters))
+        left = np.split(self._channels - removed.astype(np.int64), 2)
+        return Cost(
+            self._fixed.macs + int(macs),
+            self._fixed.parameters + int(parameters),
+            max((times.at(*left) for times in self._times), default=1.0),
+        )
 
 
 def macs_model(network: nn.Module, example: Tensor) -> MacsModel:

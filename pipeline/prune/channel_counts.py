@@ -1,7 +1,7 @@
 """From a budget to the number of units every group keeps."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import ceil, inf
 
 import numpy as np
@@ -11,7 +11,8 @@ from pipeline.data.arrays import FloatArray
 from pipeline.network.costs import WEIGHT_BYTES, Cost, Counts, MacsModel
 from pipeline.network.groups import Group
 from pipeline.network.layer_kinds import FilterBank, filter_bank, kind_of
-from pipeline.prune.allocators import Allocator, Candidate
+from pipeline.prune.allocators import Allocator, Candidate, Staircase
+from pipeline.prune.exchange import exchanged
 from pipeline.scoring.collect import Float64
 from profiles.errors import StageError
 
@@ -29,6 +30,8 @@ class Limits:
     """The number of trained values."""
     size_bytes: float | None = None
     """The size of the parameters in fp32."""
+    time: float | None = None
+    """Over the dense network's, by the times of its layers."""
 
     def largest(self) -> tuple[float, float]:
         """The most MACs and parameters that are allowed; infinite where nothing limits them."""
@@ -38,7 +41,8 @@ class Limits:
 
     def allow(self, cost: Cost) -> bool:
         macs, parameters = self.largest()
-        return cost.macs <= macs and cost.parameters <= parameters
+        in_time = self.time is None or cost.time <= self.time
+        return cost.macs <= macs and cost.parameters <= parameters and in_time
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,34 @@ class Widths:
     """No layer keeps fewer channels; 8 keeps layers from collapsing."""
     floor_ratio: float = 0.0
     """No layer keeps a smaller part of its channels; 0.1 keeps layers from collapsing."""
+    staircases: Mapping[str, Staircase] = field(default_factory=dict)
+    """The widths of groups of which times are known, by their names, within those above."""
+
+    def nearest(self, group: Group, wanted: float) -> int:
+        """The units that the group may keep nearest to `wanted`."""
+        if stairs := self.staircases.get(group.name):
+            return int(stairs.units[np.argmin(np.abs(stairs.units - wanted))])
+        step = group.unit_multiple(self.multiple)
+        rounded = int(wanted / step + 0.5) * step
+        if wanted > (group.size // step * step + group.size) / 2:
+            rounded = group.size
+        return max(rounded, self.smallest(group))
+
+    def smallest(self, group: Group) -> int:
+        """The fewest units that the group keeps."""
+        if stairs := self.staircases.get(group.name):
+            return int(stairs.units[0])
+        step = group.unit_multiple(self.multiple)
+        channels = max(self.floor, ceil(self.floor_ratio * group.channels), 1)
+        least = ceil(channels * group.size / group.channels / step) * step
+        return min(group.size, least)
+
+    def wider(self, group: Group, units: int) -> int:
+        """The next larger number of units that the group may keep; more than all after that."""
+        if stairs := self.staircases.get(group.name):
+            place = int(np.searchsorted(stairs.units, units, side="right"))
+            return int(stairs.units[place]) if place < len(stairs.units) else group.size + 1
+        return units + group.unit_multiple(self.multiple)
 
 
 def candidates_of(
@@ -59,6 +91,7 @@ def candidates_of(
     model: MacsModel,
     scores: Mapping[str, Float64],
     errors: Mapping[str, Float64],
+    widths: Widths = Widths(),
 ) -> list[Candidate]:
     """What allocators may know of each group; `scores` and `errors` by the group's name.
 
@@ -80,6 +113,7 @@ def candidates_of(
                 errors=errors.get(group.name, np.empty(0)),
                 shape=_shape(layers[group.name]),
                 weights=_weights(layers, group),
+                staircase=widths.staircases.get(group.name),
             )
         )
     return found
@@ -92,29 +126,13 @@ def counts_at_knob(
 
     Never fewer channels than the floors of `widths`.
     """
-    counts = {}
-    for candidate, kept in zip(candidates, allocator.keep(candidates, knob), strict=True):
-        group = candidate.group
-        step = group.unit_multiple(widths.multiple)
-        wanted = group.size * kept
-        rounded = int(wanted / step + 0.5) * step
-        if wanted > (group.size // step * step + group.size) / 2:
-            rounded = group.size
-        counts[group.name] = max(rounded, smallest_count(group, widths))
-    return counts
-
-
-def smallest_count(group: Group, widths: Widths) -> int:
-    """The fewest units that a group keeps."""
-    step = group.unit_multiple(widths.multiple)
-    channels = max(widths.floor, ceil(widths.floor_ratio * group.channels), 1)
-    least = ceil(channels * group.size / group.channels / step) * step
-    return min(group.size, least)
+    kept = zip(candidates, allocator.keep(candidates, knob), strict=True)
+    return {one.group.name: widths.nearest(one.group, one.group.size * part) for one, part in kept}
 
 
 def smallest_counts(groups: Sequence[Group], widths: Widths) -> dict[str, int]:
     """The fewest units that each group keeps, by its name."""
-    return {group.name: smallest_count(group, widths) for group in groups}
+    return {group.name: widths.smallest(group) for group in groups}
 
 
 def fault_of_widths(
@@ -136,7 +154,8 @@ def largest_counts_within(
     """Units that each group keeps in the largest network on the allocator's path within `limits`.
 
     Bisects the knob; where the last step moves many units at once, as many of them as fit
-    stay, and then of any group: one multiple more of any is over a limit.
+    stay, and then of any group: one multiple more of any is over a limit. Between the steps of a
+    staircase, which are large, widths are traded as well.
     Raises StageError when even the smallest network is over one.
     """
     groups = [candidate.group for candidate in candidates]
@@ -154,10 +173,17 @@ def largest_counts_within(
         middle = (low + high) / 2
         low, high = (low, middle) if limits.allow(costs.at(at(middle))) else (middle, high)
     counts, larger = at(high), at(low)
-    steps = {group.name: group.unit_multiple(widths.multiple) for group in groups}
+
+    def allowed(more: Counts) -> bool:
+        return limits.allow(costs.at(more))
+
     for ceiling in (larger, whole):
-        counts = _filled_up(counts, ceiling, steps, lambda more: limits.allow(costs.at(more)))
-    return counts
+        counts = _filled_up(counts, ceiling, groups, widths, allowed)
+    losses = allocator.losses(candidates) if widths.staircases else None
+    if losses is None:
+        return counts
+    names = [group.name for group in groups]
+    return exchanged(counts, widths.staircases, dict(zip(names, losses, strict=True)), allowed)
 
 
 def _beyond_reach(limits: Limits, smallest: Cost, dense: Cost, widths: Widths) -> str:
@@ -174,19 +200,30 @@ def _beyond_reach(limits: Limits, smallest: Cost, dense: Cost, widths: Widths) -
                 f"less than {least / whole:.3f} of dense; set a smaller prune.multiple or "
                 "prune.floor (of Widths in a program), or a larger target"
             )
+    if limits.time is not None and smallest.time > limits.time:
+        return (
+            f"at most {limits.time:.3f} of the dense network's time asked, but by the times of its "
+            f"layers a floor of {widths.floor} channels reaches no less than {smallest.time:.3f}; "
+            "set a smaller prune.floor, or a larger limit"
+        )
     return ""
 
 
 def _filled_up(
-    counts: Counts, ceiling: Counts, steps: Counts, allowed: Callable[[Counts], bool]
+    counts: Counts,
+    ceiling: Counts,
+    groups: Sequence[Group],
+    widths: Widths,
+    allowed: Callable[[Counts], bool],
 ) -> dict[str, int]:
     """One step more of each group in turn, up to `ceiling`, as long as any is allowed."""
     filled = dict(counts)
     grown = True
     while grown:
         grown = False
-        for name, step in steps.items():
-            more = min(filled[name] + step, ceiling[name])
+        for group in groups:
+            name = group.name
+            more = min(widths.wider(group, filled[name]), ceiling[name])
             if more > filled[name] and allowed({**filled, name: more}):
                 filled[name], grown = more, True
     return filled

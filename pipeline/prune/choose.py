@@ -73,7 +73,8 @@ def choose(
         for name, layer in stats.items()
         if layer.elimination
     }
-    candidates = candidates_of(prunable.network, groups, prunable.macs_model, scores, errors)
+    model, widths = prunable.macs_model, selection.widths
+    candidates = candidates_of(prunable.network, groups, model, scores, errors, widths)
     counts = _counts(prunable, candidates, selection, limits)
     units = {name: _highest(scores[name], kept) for name, kept in counts.items()}
     plan = make_plan(prunable.network, groups, units)

@@ -25,6 +25,7 @@ from pipeline.prune.criteria import Criterion
 from pipeline.prune.criteria.magnitude import Magnitude
 from pipeline.prune.prunable import PrunableNetwork, find_prunable, refusals, verify
 from pipeline.prune.report import prune_report
+from pipeline.prune.staircase import with_staircases
 from pipeline.prune.statistics import needs_of, statistics
 from pipeline.prune.subject import Subject, subject_of
 from pipeline.prune.trial_notes import TrialNotes, TrialsFile
@@ -96,7 +97,8 @@ class Prune(Stage[Checkpoint, Pruned]):
     def run(self, source: Checkpoint, out: Path, scratch: Path) -> None:
         subject = self.subject(source)
         notes = TrialsFile(scratch / "trials", source.check_unchanged).notes()
-        chosen, trials = self.choose(subject, self.statistics(subject), notes)
+        limits = self._limits(subject.dense.macs)
+        chosen, trials = self.choose(subject, self.statistics(subject), limits, notes)
         log_report(self.write(subject, chosen, trials, out))
 
     def subject(self, source: Checkpoint) -> Subject:
@@ -145,10 +147,13 @@ class Prune(Stage[Checkpoint, Pruned]):
         return Pruned(key, source.task, out / "model.safetensors", out / "plan.json", dense)
 
     def choose(
-        self, subject: Subject, stats: Mapping[str, LayerStats], notes: TrialNotes
+        self,
+        subject: Subject,
+        stats: Mapping[str, LayerStats],
+        limits: Limits | None,
+        notes: TrialNotes,
     ) -> tuple[Choice, tuple[Trial, ...]]:
         """The choice, and the trials it comes from where several selections were to be tried."""
-        limits = self._limits(subject.dense.macs)
         widths = self._widths(subject.prunable, limits)
         ways = product(self._allocators(), self._criteria())
         selections = [Selection(one, by, widths) for by, one in ways]
@@ -161,12 +166,14 @@ class Prune(Stage[Checkpoint, Pruned]):
         return choose_by_trial(subject.prunable, stats, selections, limits, setup, notes)
 
     def smallest_ratios(self, subject: Subject) -> tuple[float, ...]:
-        """The part of the MACs that the narrowest network keeps, multiple by multiple."""
+        """The part of the time, or of the MACs, that the narrowest network keeps.
+
+        Of the widths that are liked best first, then of others.
+        """
         found = []
-        for widths in self._all_widths():
+        for widths in self._all_widths(subject.prunable):
             least = smallest_counts(subject.prunable.groups, widths)
-            ratio = subject.prunable.macs_at(least) / subject.dense.macs
-            found.append(math.nextafter(ratio, 1))  # no fewer MACs than that again, by rounding
+            found.append(math.nextafter(subject.part_kept(least), 1))  # no less again, by rounding
         return tuple(found)
 
     def whole(self, subject: Subject) -> Choice:
@@ -177,7 +184,7 @@ class Prune(Stage[Checkpoint, Pruned]):
         return choose(prunable, stats, Selection(Magnitude(), Uniform(), widths), Limits())
 
     def to(self, macs_ratio: float) -> "Prune":
-        """The same to another part of the MACs."""
+        """The same to that part of the MACs."""
         return self.model_copy(update={"macs_ratio": macs_ratio})
 
     def by(self, selection: Selection) -> "Prune":
@@ -215,21 +222,26 @@ class Prune(Stage[Checkpoint, Pruned]):
         if self.multiple is None and self.preferred_multiple is None:
             raise ConfigError("prune.multiple is not set: call resolved(channel_multiple) first")
         fault = ""
-        for widths in self._all_widths():
+        for widths in self._all_widths(prunable):
             groups, model = prunable.groups, prunable.macs_model
             fault = fault_of_widths(limits, groups, model, widths) if limits else ""
             if not fault:
                 return widths
         raise StageError(fault)
 
-    def _all_widths(self) -> list[Widths]:
+    def _all_widths(self, prunable: PrunableNetwork) -> list[Widths]:
         """The widths that may be taken, the best first."""
+        if prunable.macs_model.times:
+            one = self.multiple or 1
+            widths = Widths(one, self.floor or one, self.floor_ratio)
+            return [with_staircases(widths, prunable.groups, prunable.macs_model)]
         multiples = [self.multiple] if self.multiple else _halves(self.preferred_multiple or 1)
         return [Widths(one, self.floor or one, self.floor_ratio) for one in multiples]
 
     def _remarks(self, chosen: Choice) -> tuple[str, ...]:
         """What is to be said of the widths that were taken."""
-        taken, preferred = chosen.selection.widths.multiple, self.preferred_multiple
+        widths, preferred = chosen.selection.widths, self.preferred_multiple
+        taken = preferred if widths.staircases else widths.multiple
         if self.multiple or preferred in (None, taken):
             return ()
         return (

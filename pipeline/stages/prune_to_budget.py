@@ -8,13 +8,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import ClassVar
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, ValidationError
+from pydantic import NonNegativeFloat, PositiveFloat, ValidationError
 
 from pipeline.data.digest import value_digest
 from pipeline.data.durable_files import SealedFile
 from pipeline.measure.evidence import Candidate, measure_costs
 from pipeline.measure.places import place_of
-from pipeline.measure.resolved_target import ResolvedTarget
 from pipeline.measure.sessions import Measure
 from pipeline.prune.choose import Choice
 from pipeline.prune.ratio_search import Point, best_of, next_ratio
@@ -23,15 +22,13 @@ from pipeline.prune.trial_notes import TrialNotes, TrialsFile
 from pipeline.stages.build import Build
 from pipeline.stages.build_there import BuildThere
 from pipeline.stages.export import Export
+from pipeline.stages.measured_target import BudgetedTarget
 from pipeline.stages.prune import Prune, log_report
 from pipeline.store.artifacts import Checkpoint, Engine, Pruned
 from pipeline.store.files import write_json
 from pipeline.store.reports import BuiltNetwork, Trial
 from pipeline.store.stage import Stage
-from profiles.budget import Budget
-from profiles.device import DeviceProfile, Ssh
 from profiles.errors import DeviceError, StageError
-from profiles.host import Host
 from profiles.limits import LIMITS, TIMES, cost_limits
 from profiles.measurement import Measurement
 from profiles.requirements import NO_SAMPLES
@@ -43,56 +40,6 @@ DENSE = "dense"
 """The name of the dense network, where others have digests."""
 RESERVE = 0.02
 """How much more a sampled figure may be at its bound when the gate measures it anew."""
-
-
-class BudgetedTarget(Spec):
-    """A device that is measured on, and what the network may cost there, and nothing else.
-
-    Whatever is changed of it makes another result.
-    """
-
-    name: str
-    device: DeviceProfile
-    budget: Budget
-    build: Build | BuildThere
-    host: Host = Field(exclude=True)
-    """What the device is, as it was asked when the run began."""
-    ssh: Ssh | None = Field(default=None, exclude=True)
-
-    def resolved(self) -> ResolvedTarget:
-        return ResolvedTarget(self.name, self.device, self.budget, self.ssh)
-
-    def environment(self) -> dict[str, str]:
-        """What of the device its times depend on."""
-        host = self.host
-        found = {
-            **self.build.environment(),
-            **{f"there {name}": version for name, version in host.versions.items()},
-            "build": str(self.build.VERSION),
-            "model": host.model,
-            "cpu": f"{host.cores} x {host.cpu}",
-            "gpus": ", ".join(gpu.name for gpu in host.gpus),
-            "system": host.system,
-        }
-        return {f"{self.name}: {name}": value for name, value in found.items()}
-
-
-def budgeted(target: ResolvedTarget, host: Host, build: Build | BuildThere) -> BudgetedTarget:
-    """What of the target a search depends on. Raises DeviceError where `host` is no such device."""
-    if mismatch := target.device.mismatch(host):
-        raise DeviceError(
-            f"{target.name}: pruning to a time needs the device itself, and what answers is "
-            f"another machine ({mismatch}): say where the device is in target.ssh, or set "
-            "prune.macs_ratio, which needs no measuring"
-        )
-    return BudgetedTarget(
-        name=target.name,
-        device=target.device.model_copy(update={"budget": None, "description": ""}),
-        budget=Budget.model_validate(cost_limits(target.device, target.budget)),
-        build=build,
-        host=host,
-        ssh=target.ssh,
-    )
 
 
 class Share(Spec):
@@ -130,6 +77,7 @@ class Tried:
     """A way to prune that was built and measured."""
 
     choice: Choice
+    macs_ratio: float
     point: Point
     share: Share
 
@@ -152,7 +100,7 @@ class PruneToBudget(Stage[Checkpoint, Pruned]):
     def environment(self) -> dict[str, str]:
         found = super().environment()
         for target in self.targets:
-            found |= target.environment()
+            found |= {f"{target.name}: {key}": of for key, of in target.environment().items()}
         return {**found, "prune": str(self.prune.VERSION), "export": str(self.export.VERSION)}
 
     def run(self, source: Checkpoint, out: Path, scratch: Path) -> None:
@@ -169,6 +117,8 @@ class PruneToBudget(Stage[Checkpoint, Pruned]):
                 whole = replace(self.prune.whole(subject), remarks=(remark,))
                 log_report(self.prune.write(subject, whole, (), out))
                 return
+            times = [times for one in self.targets if (times := one.layer_times())]
+            subject = subject.timed(times)
             notes = TrialsFile(scratch / "trials", source.check_unchanged).notes()
             tried, trials = self._search(subject, bench, dense, notes)
             best = best_of([one.point for one in tried])
@@ -193,16 +143,17 @@ class PruneToBudget(Stage[Checkpoint, Pruned]):
         tried: list[Tried] = []
         way, trials = self.prune, tuple[Trial, ...]()
         while ratio := next_ratio([whole, *(one.point for one in tried)], floors):
-            choice, made = way.to(ratio).choose(subject, stats, notes)
+            choice, made = way.choose(subject, stats, subject.limits(ratio), notes)
             if made:  # the way that is nearest at the first guess is gone to the end
                 way, trials = way.by(choice.selection), made
-            kept = subject.prunable.macs_at(choice.counts()) / subject.dense.macs
+            kept = subject.part_kept(choice.counts())
             if any(one.point.ratio == kept for one in tried):
                 break  # no width lies between those that were tried
             name = value_digest(choice.plan.model_dump(mode="json"))
             share = bench.share(name, bench.candidate(name, way, subject, choice))
-            log.info("  %.3f of the MACs takes %.3f of the budget (%s)", kept, share.value, share)
-            tried.append(Tried(choice, Point(kept, share.value), share))
+            macs = subject.prunable.macs_at(choice.counts()) / subject.dense.macs
+            log.info("  %.3f of the MACs takes %.3f of the budget (%s)", macs, share.value, share)
+            tried.append(Tried(choice, macs, Point(kept, share.value), share))
         return tried, trials
 
 
@@ -302,7 +253,7 @@ def largest_share(measured: Measurement, target: BudgetedTarget) -> Share:
 
 
 def _built(dense: Share, tried: Sequence[Tried]) -> tuple[BuiltNetwork, ...]:
-    shares = [(1.0, dense), *((one.point.ratio, one.share) for one in tried)]
+    shares = [(1.0, dense), *((one.macs_ratio, one.share) for one in tried)]
     return tuple(
         BuiltNetwork(macs_ratio=ratio, share=share.value, largest=str(share))
         for ratio, share in shares
@@ -312,7 +263,7 @@ def _built(dense: Share, tried: Sequence[Tried]) -> tuple[BuiltNetwork, ...]:
 def _beyond_reach(dense: Share, tried: Sequence[Tried]) -> str:
     best = min(tried, key=lambda one: one.share.value)
     return (
-        f"no network that was tried meets the budget: the nearest keeps {best.point.ratio:.3f} of "
+        f"no network that was tried meets the budget: the nearest keeps {best.macs_ratio:.3f} of "
         f"the MACs and takes {best.share.value:.3f} of it ({best.share}), the dense one "
         f"{dense.value:.3f}; set a larger limit, another precision, or a smaller prune.floor"
     )

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.data.origin import TaskOrigin
+from pipeline.network.layer_times import NetworkTimes
 from pipeline.store.reports import BuildReport, CheckReport, ExportReport, PruneReport, RepairReport
 from pipeline.task import Task
 from profiles.errors import ConfigError
@@ -95,6 +96,16 @@ class Checked(Artifact):
 
     def report(self) -> CheckReport:
         return read_spec(self.folder / "check.json", CheckReport)
+
+
+@dataclass(frozen=True)
+class TimedLayers(Artifact):
+    """What the layers of a dense network take on one device, each alone."""
+
+    folder: Path
+
+    def times(self) -> NetworkTimes:
+        return read_spec(self.folder / "layers.json", NetworkTimes)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from profiles.machine.conditions import Conditions, conditions
 from profiles.machine.energy import energy_per_call_mj
-from profiles.machine.latency import interleave, paced, warm_up
+from profiles.machine.latency import interleave, medians, paced, warm_up
 from profiles.machine.memory import reset_peak, resident
 
 if TYPE_CHECKING:
@@ -73,6 +73,16 @@ def time_engines(
         "conditions": _told(looks),
         "frame_conditions": _told(frame_looks) if frames else [],
         "energy_conditions": _told([frame_looks[-1], conditions()]),
+    }
+
+
+def compare_engines(loads: Mapping[str, Load], rounds: int, seed: int) -> dict[str, object]:
+    """The median wall and CPU time of each engine in each round, nanoseconds, by its name."""
+    calls = {name: load() for name, load in loads.items()}
+    found = medians(calls, rounds, random.Random(seed))
+    return {
+        "wall_ns": {name: [wall for wall, _ in times] for name, times in found.items()},
+        "cpu_ns": {name: [cpu for _, cpu in times] for name, times in found.items()},
     }
 
 

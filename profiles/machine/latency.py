@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     Call = Callable[[], object]
 
 WINDOW_S = 0.05
 BLOCK_S = 0.01
+SHORT_BLOCK_S = 0.003
 LEAST_CALLS = 5
 STABLE_WINDOWS = 3
 STABLE_WITHIN = 0.03
@@ -69,6 +70,25 @@ def interleave(
         )
         for kept in blocks
     ]
+
+
+def medians(
+    calls: Mapping[str, Call], rounds: int, order: random.Random
+) -> dict[str, list[tuple[int, int]]]:
+    """The median wall and process CPU time of each call in each round, nanoseconds, by its name.
+
+    For many calls that are only compared with one another: short blocks in random order, and a
+    first round that is not kept in place of a warm-up.
+    """
+    found: dict[str, list[tuple[int, int]]] = {name: [] for name in calls}
+    for kept in range(-1, rounds):
+        for name in order.sample(list(calls), len(calls)):
+            calls[name]()
+            block = _block(calls[name], SHORT_BLOCK_S)
+            if kept >= 0:
+                both = (statistics.median(block.wall_ns), statistics.median(block.cpu_ns))
+                found[name].append((round(both[0]), round(both[1])))
+    return found
 
 
 def paced(

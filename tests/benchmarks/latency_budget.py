@@ -32,8 +32,9 @@ from pipeline.measure.sessions import EnginePair, Measure, time_engines, timing_
 from pipeline.prune.choose import Selection
 from pipeline.stages.build import Build
 from pipeline.stages.export import Export
+from pipeline.stages.measured_target import BudgetedTarget
 from pipeline.stages.prune import Prune
-from pipeline.stages.prune_to_budget import BudgetedTarget, PruneToBudget
+from pipeline.stages.prune_to_budget import PruneToBudget
 from pipeline.store.artifacts import Checkpoint
 from profiles.budget import Budget
 from profiles.device import DeviceProfile, load_device

@@ -149,10 +149,10 @@ def test_what_is_no_job_is_no_success(text: str) -> None:
     assert done.stdout == ""
 
 
-def test_a_job_is_exactly_one_of_the_two(engine: Path) -> None:
-    with pytest.raises(ValidationError, match="either latency or start"):
+def test_a_job_is_exactly_one_of_the_three(engine: Path) -> None:
+    with pytest.raises(ValidationError, match="latency, start or compare"):
         Job()
-    with pytest.raises(ValidationError, match="either latency or start"):
+    with pytest.raises(ValidationError, match="latency, start or compare"):
         Job(latency=clock(engine).latency, start=begin(engine).start)
 
 

@@ -19,9 +19,11 @@ def test_a_time_in_the_budget_says_how_much_to_prune(limit: str, project: Projec
     assert target.times() == {limit}
     planned = DryRun(Results(project.cache))
     flow_on_devices(path, planned).recovered()
-    fields = [record.depends_on["fields"] for record in planned.records]
-    assert isinstance(fields[0], dict)
-    assert set(fields[0]) == {"prune", "export", "measure", "targets"}
+    timed, pruned, *_ = planned.records
+    assert (timed.name, pruned.name) == ("time layers host", "prune")
+    fields = pruned.depends_on["fields"]
+    assert isinstance(fields, dict)
+    assert set(fields) == {"prune", "export", "measure", "targets"}
     assert project.slimgate("plan", path).code == 0
 
 

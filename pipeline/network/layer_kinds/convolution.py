@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from exporters.graph.layer_shape import LayerShape
 from pipeline.network.layer_kinds.kind import LinearMap, Padding, rows_at
 
 CHUNK_SAMPLES = 64
@@ -26,6 +27,20 @@ class Convolution(LinearMap):
         """What the layer pads, as its attributes say."""
         mode = "constant" if self.layer.padding_mode == "zeros" else self.layer.padding_mode
         return Padding(tuple(self.layer._reversed_padding_repeated_twice), mode)
+
+    def shape(self, inputs: Tensor) -> LayerShape:
+        layer, widths = self.layer, self.padding.widths
+        return LayerShape(
+            kind="convolution",
+            inputs=layer.in_channels,
+            outputs=layer.out_channels,
+            positions=tuple(inputs.shape[2:]),
+            groups=layer.groups,
+            kernel=tuple(layer.kernel_size),
+            stride=tuple(layer.stride),
+            dilation=tuple(layer.dilation),
+            padding=(*widths[-2::-2], *widths[::-2]),
+        )
 
     def input_rows(
         self,

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from exporters.graph.layer_shape import LayerShape
 from pipeline.data.arrays import IntArray
 from profiles.errors import ConfigError
 
@@ -196,6 +197,10 @@ class FilterBank(LayerKind):
         """
         met = outputs if self.FIRST_AXIS == "out" else inputs
         return met.numel() * self.weight[0].numel()
+
+    @abstractmethod
+    def shape(self, inputs: Tensor) -> LayerShape:
+        """What the layer is to a runtime on inputs of this size."""
 
     def filters(self, values: Tensor) -> Tensor:
         """The weight, or anything of its shape, as [outputs, inputs / groups * kernel]."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional
 
+from exporters.graph.layer_shape import LayerShape
 from pipeline.network.layer_kinds.kind import LinearMap, Padding
 
 
@@ -20,6 +21,14 @@ class Linear(LinearMap):
     @property
     def channels_last(self) -> bool:
         return True
+
+    def shape(self, inputs: Tensor) -> LayerShape:
+        return LayerShape(
+            kind="linear",
+            inputs=self.layer.in_features,
+            outputs=self.layer.out_features,
+            positions=tuple(inputs.shape[1:-1]),
+        )
 
     def input_rows(
         self,

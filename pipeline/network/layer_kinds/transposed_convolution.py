@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from exporters.graph.layer_shape import LayerShape
 from pipeline.network.layer_kinds.kind import FilterBank
 
 
@@ -16,6 +17,21 @@ class TransposedConvolution(FilterBank):
     FIRST_AXIS = "in"
 
     layer: nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
+
+    def shape(self, inputs: Tensor) -> LayerShape:
+        layer = self.layer
+        return LayerShape(
+            kind="transposed",
+            inputs=layer.in_channels,
+            outputs=layer.out_channels,
+            positions=tuple(inputs.shape[2:]),
+            groups=layer.groups,
+            kernel=tuple(layer.kernel_size),
+            stride=tuple(layer.stride),
+            dilation=tuple(layer.dilation),
+            padding=tuple(map(int, layer.padding)) * 2,
+            output_padding=tuple(layer.output_padding),
+        )
 
     def filters(self, values: Tensor) -> Tensor:
         inputs, per_group = values.shape[:2]

@@ -5,11 +5,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from pipeline.data.arrays import FloatArray
+from pipeline.data.arrays import FloatArray, IntArray
 from pipeline.network.costs import Counts
 from pipeline.network.groups import Group
 from pipeline.scoring.collect import Float64
 from profiles.spec import Spec
+
+
+@dataclass(frozen=True)
+class Staircase:
+    """The widths of a group that are worth keeping: any other takes as long as a wider one."""
+
+    units: IntArray
+    """Ascending; the last are all."""
+    times: Float64
+    """Of the network, over the dense one's, while every other group is whole; ascending."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +41,8 @@ class Candidate:
     """Outputs, inputs / groups and kernel positions of the group's first producing layer."""
     weights: FloatArray
     """Absolute weights of the group's producers, sorted upwards."""
+    staircase: Staircase | None = None
+    """Where time is what counts, and not MACs."""
 
 
 class Allocator(Spec, ABC):
@@ -49,6 +61,13 @@ class Allocator(Spec, ABC):
 
         None grows as `knob` goes from 0 (keep all) to 1 (keep as little as it may).
         """
+
+    def losses(self, candidates: Sequence[Candidate]) -> list[Float64] | None:
+        """What each group loses at every number of units, [size + 1], where that can be added up.
+
+        Of networks that cost the same, the one that loses least in all is the best.
+        """
+        return None
 
     def remarks(self, candidates: Sequence[Candidate], counts: Counts) -> tuple[str, ...]:
         """What the report should say about `counts`."""

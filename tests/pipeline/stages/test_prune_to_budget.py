@@ -1,6 +1,7 @@
 """As little pruned as a budget allows: networks built and measured until one just meets it."""
 
 import logging
+from math import ceil
 from pathlib import Path
 
 import pytest
@@ -12,19 +13,20 @@ from torch import Tensor, nn
 
 from exporters.exporter import reported_distributions, resolved_device
 from pipeline.measure.sessions import Measure
+from pipeline.network.layer_times import Curve, LayerTime, NetworkTimes
 from pipeline.prune.allocators.uniform import Uniform
 from pipeline.prune.criteria.magnitude import Magnitude
 from pipeline.prune.ratio_search import CLOSE, MOST_BUILDS
 from pipeline.stages.build import Build
 from pipeline.stages.export import Export
+from pipeline.stages.measured_target import BudgetedTarget
 from pipeline.stages.prune import Prune
 from pipeline.stages.prune_to_budget import (
     RESERVE,
-    BudgetedTarget,
     PruneToBudget,
     largest_share,
 )
-from pipeline.store.artifacts import Checkpoint
+from pipeline.store.artifacts import Checkpoint, TimedLayers
 from pipeline.store.reports import PruneReport
 from pipeline.task import Task
 from profiles.budget import Budget
@@ -131,6 +133,27 @@ def test_a_budget_beyond_reach_ends_before_any_training_with_the_nearest(
         pruned(stage(target(parameters=1000), prune=floored), tmp_path / "out")
     assert f"host: Parameters, at most 1000, has its bound at {least}" in str(raised.value)
     assert not (tmp_path / "out scratch" / "measured").exists()  # another time it may be faster
+
+
+def test_where_times_of_layers_are_known_only_widths_at_which_they_fall_are_built(
+    tmp_path: Path,
+) -> None:
+    """A device that computes 16 channels in the time of one."""
+    widths = (4, 8, 12, 16, 20, 24, 28, 32, 36, 40, 44, 48)
+    curve = Curve(channels=widths, parts=tuple(ceil(one / 16) / 3 for one in widths))
+    whole = {side: Curve(channels=(side,), parts=(1,)) for side in (3, 4)}
+    layers: dict[str, tuple[LayerTime, ...]] = {
+        "conv1": (LayerTime(ms=1, outputs=curve, inputs=whole[3]),),
+        "conv2": (LayerTime(ms=9, outputs=curve, inputs=curve),),
+        "fc": (LayerTime(ms=1e-3, outputs=whole[4], inputs=curve),),
+    }
+    (tmp_path / "layers.json").write_text(NetworkTimes(layers=layers).model_dump_json())
+    timed = target(parameters=12_000).with_layers(TimedLayers("times", tmp_path))
+    report = pruned(stage(timed), tmp_path / "out")
+    kept = {name: group.kept for name, group in report.groups.items()}
+    assert sorted(kept.values()) == [32, 32]
+    assert len(report.built) - 1 <= MOST_BUILDS
+    assert stage(timed).key(SOURCE) != stage(target(parameters=12_000)).key(SOURCE)
 
 
 def test_all_ways_are_tried_once_and_the_nearest_is_gone_to_the_end(tmp_path: Path) -> None:

@@ -1,0 +1,51 @@
+"""What a layer with weights is to a runtime: everything its time depends on but the values."""
+
+import math
+from typing import Literal, Self
+
+from pydantic import NonNegativeInt, PositiveInt
+
+from profiles.spec import Spec
+
+Side = Literal["out", "in"]
+Pads = tuple[NonNegativeInt, ...]
+
+
+class LayerShape(Spec):
+    """A convolution, a transposed one, or a linear layer, on inputs of one size."""
+
+    kind: Literal["convolution", "transposed", "linear"]
+    inputs: PositiveInt
+    outputs: PositiveInt
+    positions: tuple[PositiveInt, ...]
+    """The shape of an input without samples and channels: pixels, or tokens."""
+    groups: PositiveInt = 1
+    kernel: tuple[PositiveInt, ...] = ()
+    stride: tuple[PositiveInt, ...] = ()
+    dilation: tuple[PositiveInt, ...] = ()
+    padding: Pads = ()
+    """Before each axis, then after each, as ONNX has it."""
+    output_padding: Pads = ()
+
+    @property
+    def is_depthwise(self) -> bool:
+        """Whether its outputs go with its inputs, each in its place."""
+        return self.groups == self.inputs == self.outputs > 1
+
+    def channels(self, side: Side) -> int:
+        """The number of output or input channels."""
+        return self.outputs if side == "out" else self.inputs
+
+    def at(self, side: Side, channels: int) -> Self:
+        """The same with another number of channels on one side; of a depthwise one, on both."""
+        if self.is_depthwise:
+            changed = {"inputs": channels, "outputs": channels, "groups": channels}
+        else:
+            changed = {"outputs" if side == "out" else "inputs": channels}
+        return self.model_copy(update=changed)
+
+    def macs(self) -> int:
+        """Multiply-accumulates of one sample, where no pixel is lost at the edges."""
+        weights = self.outputs * self.inputs // self.groups * math.prod(self.kernel)
+        strides = 1 if self.kind == "transposed" else math.prod(self.stride)
+        return weights * math.prod(self.positions) // strides
