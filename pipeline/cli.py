@@ -117,6 +117,17 @@ def plan(
 
 
 @app.command()
+def advise(recipe: RecipePath, cache: CacheDir = None, as_json: Json = False) -> None:
+    """Say where a network's time goes on its targets, and what pruning could make of it."""
+    from pipeline.commands.advise import advice_json, advice_text
+    from pipeline.commands.advise import advise as advise_on
+    from pipeline.commands.steps import flow_on_devices, store_at
+
+    found = advise_on(flow_on_devices(recipe, store_at(cache)))
+    echo(advice_json(found) if as_json else advice_text(found))
+
+
+@app.command()
 def prune(recipe: RecipePath, out: OutDir, cache: CacheDir = None, refresh: Refresh = None) -> None:
     """Prune and repair; write plan.json and model.safetensors to --out."""
     from pipeline.commands.steps import store_at, write_checkpoint

@@ -23,7 +23,15 @@ from pipeline.stages.engine_stage import EngineStage
 from pipeline.stages.measured_target import BudgetedTarget, budgeted
 from pipeline.stages.prune_to_budget import PruneToBudget
 from pipeline.stages.time_layers import TimeLayers
-from pipeline.store.artifacts import Checked, Checkpoint, Engine, OnnxModel, Pruned, Recovered
+from pipeline.store.artifacts import (
+    Checked,
+    Checkpoint,
+    Engine,
+    OnnxModel,
+    Pruned,
+    Recovered,
+    TimedLayers,
+)
 from pipeline.store.runner import Runner
 from pipeline.store.stage import Stage
 from pipeline.store.store import Store
@@ -91,6 +99,17 @@ class Flow:
         where, build = self._build(target)
         return self._engine(f"build dense{where}", build, self.exported_dense())
 
+    def timed_layers(self, target: ResolvedTarget) -> TimedLayers | None:
+        """The times of the dense network's layers alone; None where they foretell nothing.
+
+        Raises DeviceError where the target does not answer as itself.
+        """
+        stage = budgeted(target, self.host(target), self._build(target)[1]).for_layers()
+        if stage is None:
+            return None
+        name = f"time layers {target.name}"
+        return self.runner.run(name, TimeLayers(target=stage), self.dense)
+
     def host(self, target: ResolvedTarget) -> Host:
         """The target's machine. Raises DeviceError where it did not answer."""
         found = self.hosts[target.name]
@@ -152,11 +171,8 @@ class Flow:
     def _with_layers(self, target: ResolvedTarget) -> BudgetedTarget:
         """The target as a search needs it: what its layers take, where that foretells times."""
         found = budgeted(target, self.host(target), self._build(target)[1])
-        alone = found.for_layers() if target.times() else None
-        if alone is None:
-            return found
-        stage = TimeLayers(target=alone)
-        return found.with_layers(self.runner.run(f"time layers {target.name}", stage, self.dense))
+        layers = self.timed_layers(target) if target.times() else None
+        return found.with_layers(layers) if layers else found
 
     def _run_if_set(
         self, name: str, stage: Stage[Checkpoint, Checkpoint] | None, source: Checkpoint

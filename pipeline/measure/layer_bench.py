@@ -70,7 +70,10 @@ class LayerBench:
                 engines[name] = EngineFile(runtime=self.engine, options=self.options, path=path)
             noise = np.inf
             for attempt in range(SESSIONS):
-                rounds = self._rounds(engines, ROUNDS << attempt, attempt)
+                job = CompareJob(
+                    engines=engines, batch=self.batch, rounds=ROUNDS << attempt, seed=attempt
+                )
+                rounds = compared(self.place, job, self.clock)
                 noise = median(_error(times) for times in rounds.values())
                 if noise <= MAX_NOISE:
                     return {name: median(times) / 1e6 for name, times in rounds.items()}
@@ -81,20 +84,22 @@ class LayerBench:
             "no measuring"
         )
 
-    def _rounds(
-        self, engines: dict[str, EngineFile], rounds: int, seed: int
-    ) -> dict[str, list[float]]:
-        job = CompareJob(engines=engines, batch=self.batch, rounds=rounds, seed=seed)
-        text = self.place.answer(Job(compare=job))
-        try:
-            found = _Compared.model_validate_json(text).by(self.clock)
-        except ValidationError as error:
-            what = f"{self.place.name}: its reply could not be parsed"
-            raise DeviceError(explain(error, _Compared, what)) from error
-        whole = all(len(times) == rounds and min(times) > 0 for times in found.values())
-        if found.keys() != engines.keys() or not whole:
-            raise DeviceError(f"{self.place.name}: its reply lacks times; run again")
-        return found
+
+def compared(place: Place, job: CompareJob, clock: Clock) -> dict[str, list[float]]:
+    """Nanoseconds of each engine of the job in each round, by its name.
+
+    Raises DeviceError for an answer that lacks some.
+    """
+    text = place.answer(Job(compare=job))
+    try:
+        found = _Compared.model_validate_json(text).by(clock)
+    except ValidationError as error:
+        what = f"{place.name}: its reply could not be parsed"
+        raise DeviceError(explain(error, _Compared, what)) from error
+    whole = all(len(times) == job.rounds and min(times) > 0 for times in found.values())
+    if found.keys() != job.engines.keys() or not whole:
+        raise DeviceError(f"{place.name}: its reply lacks times; run again")
+    return found
 
 
 class _Compared(Spec):

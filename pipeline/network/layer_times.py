@@ -53,6 +53,18 @@ class NetworkTimes(Spec):
 
     layers: dict[str, tuple[LayerTime, ...]]
 
+    def total_ms(self) -> float:
+        """Of all layers, as often as they run."""
+        return sum(run.ms for runs in self.layers.values() for run in runs)
+
+    def of_network(self, part: float, dense_ms: float) -> float:
+        """The part of a network's time that is left with that part of its layers' time.
+
+        What the dense network takes beyond its layers stays.
+        """
+        fixed = max(0.0, 1 - self.total_ms() / dense_ms)
+        return fixed + (1 - fixed) * part
+
 
 @dataclass(frozen=True)
 class TimeModel:

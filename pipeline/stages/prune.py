@@ -171,7 +171,7 @@ class Prune(Stage[Checkpoint, Pruned]):
         Of the widths that are liked best first, then of others.
         """
         found = []
-        for widths in self._all_widths(subject.prunable):
+        for widths in self.widths(subject.prunable):
             least = smallest_counts(subject.prunable.groups, widths)
             found.append(math.nextafter(subject.part_kept(least), 1))  # no less again, by rounding
         return tuple(found)
@@ -222,14 +222,14 @@ class Prune(Stage[Checkpoint, Pruned]):
         if self.multiple is None and self.preferred_multiple is None:
             raise ConfigError("prune.multiple is not set: call resolved(channel_multiple) first")
         fault = ""
-        for widths in self._all_widths(prunable):
+        for widths in self.widths(prunable):
             groups, model = prunable.groups, prunable.macs_model
             fault = fault_of_widths(limits, groups, model, widths) if limits else ""
             if not fault:
                 return widths
         raise StageError(fault)
 
-    def _all_widths(self, prunable: PrunableNetwork) -> list[Widths]:
+    def widths(self, prunable: PrunableNetwork) -> list[Widths]:
         """The widths that may be taken, the best first."""
         if prunable.macs_model.times:
             one = self.multiple or 1
