@@ -46,10 +46,15 @@ class Group:
     size: int
     channels: int
     members: tuple[Member, ...]
+    conv_groups: int = 1
+    """The groups of the convolution among its members that has the most."""
 
     def unit_multiple(self, channel_multiple: int) -> int:
-        """The number of units whose channels are a multiple of `channel_multiple`."""
-        width = self.channels // self.size
+        """The number of units whose channels are a multiple of `channel_multiple`.
+
+        Of a grouped convolution the channels of one of its groups: each is computed by itself.
+        """
+        width = max(1, self.channels // self.size // self.conv_groups)
         return channel_multiple // math.gcd(channel_multiple, width)
 
 
@@ -246,8 +251,15 @@ def _group(
         m.layer for m in members if m.side == "out" and isinstance(layers[m.layer], FILTER_BANKS)
     )
     total = channels_of(layers[first], "out")
-    group = Group(first, len(units), total, tuple(members))
+    group = Group(first, len(units), total, tuple(members), _conv_groups(layers, members))
     return group, traced.labels.reason(units) or _unevenness(group)
+
+
+def _conv_groups(layers: Mapping[str, nn.Module], members: Sequence[Member]) -> int:
+    """The most groups of a convolution that is not depthwise; 1 where there is none."""
+    kinds = (kind_of(layers[member.layer]) for member in members)
+    banks = (kind for kind in kinds if isinstance(kind, FilterBank) and not kind.one_sided)
+    return max((bank.groups for bank in banks), default=1)
 
 
 def _unevenness(group: Group) -> str:

@@ -46,7 +46,7 @@ class Prune(Stage[Checkpoint, Pruned]):
     """Structured pruning: whole channels leave every layer that shares them."""
 
     LIBRARIES: ClassVar[tuple[str, ...]] = ("torch", "numpy")
-    VERSION: ClassVar[int] = 8
+    VERSION: ClassVar[int] = 9
 
     criterion: Annotated[
         Criterion | Literal["auto"], *choice("pipeline.prune.criteria", Criterion, auto=True)
