@@ -132,6 +132,9 @@ class PreparedModel:
 class OnnxExporter(Exporter):
     """A runtime whose engines are built from ONNX."""
 
+    INT8: ClassVar[Int8Format | None] = None
+    """The form of int8 in which layers are timed alone; None for no int8."""
+
     @abstractmethod
     def prepare(self, source: Source) -> PreparedModel:
         """The model an engine is built from. Needs onnx, and not the runtime."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from torch import Tensor, nn
@@ -23,6 +24,7 @@ from pipeline.repair.recoveries.least_squares import LeastSquares
 from pipeline.scoring.collect import Loss
 from pipeline.store.reports import RecoveryReport
 from pipeline.task import cross_entropy
+from profiles.device import load_device
 
 __all__ = [
     "PrunedNetwork",
@@ -31,6 +33,7 @@ __all__ = [
     "Widths",
     "apply_plan",
     "auto_selections",
+    "device_widths",
     "prune",
 ]
 
@@ -68,7 +71,8 @@ def prune(
     `batches` of inputs and targets, as a DataLoader gives them, are held in memory together: a
     thousand samples are enough. Several ways to select channels are tried, as "auto" does in a
     recipe, and the one whose repaired network answers most like `network` is taken:
-    `selection=auto_selections(Widths(multiple=8))` tries them at other widths, and
+    `selection=auto_selections(device_widths("raspberry-pi-5"))` tries them at the widths that suit
+    a device, `auto_selections(Widths(multiple=8))` at others, and
     `selection=Selection(criterion=Taylor(), allocator=Uniform())` is one way, without trials.
     Raises StageError where the network cannot be pruned so far.
     """
@@ -79,6 +83,15 @@ def prune(
         (inputs.to(device), np.asarray(targets.cpu())) for inputs, targets in batches
     )
     return prune_calibrated(network, calibration, macs_ratio, selection, recoveries, loss)
+
+
+def device_widths(device: str) -> Widths:
+    """The widths that suit a device, by the name of its profile or the path of your own `.toml`.
+
+    Raises ConfigError where there is no such profile.
+    """
+    multiple = load_device(device, Path()).channel_multiple
+    return Widths(multiple, floor=multiple)
 
 
 def prune_calibrated(

@@ -22,8 +22,6 @@ from profiles.machine.facts import cpu_name, versions
 if TYPE_CHECKING:
     from exporters.board.sessions.ort import OrtSession
 
-INT8 = Int8Format(unsigned_activations=True, quantised_bias=True)
-
 INTEGER = ("QLinearConv", "QLinearMatMul", "QGemm", "ConvInteger", "MatMulInteger")
 """ONNX Runtime's operators that compute a layer with weights in integers."""
 WEIGHTED = ("Conv", "MatMul", "Gemm")
@@ -37,7 +35,8 @@ class Ort(HostFittedExporter):
 
     suffix: ClassVar[str] = ".onnx"
     PRECISIONS: ClassVar[tuple[Precision, ...]] = ("fp32", "fp16", "int8")
-    TIMES_LAYERS: ClassVar[tuple[Precision, ...]] = ("fp32", "fp16")
+    TIMES_LAYERS: ClassVar[tuple[Precision, ...]] = ("fp32", "fp16", "int8")
+    INT8: ClassVar[Int8Format] = Int8Format(unsigned_activations=True, quantised_bias=True)
     DISTRIBUTIONS: ClassVar[tuple[str, ...]] = ("onnxruntime", "onnxruntime-gpu")
 
     @classmethod
@@ -51,7 +50,7 @@ class Ort(HostFittedExporter):
         # This needs onnx, which running does not.
         from exporters.graph.precision import at_precision
 
-        found = at_precision(source, self.precision, INT8)
+        found = at_precision(source, self.precision, self.INT8)
         if self.precision != "fp16":
             return found
         remark = "ONNX Runtime has no fp16 kernels for CPUs: computed at fp32"

@@ -110,7 +110,7 @@ def _advice(flow: Flow, target: ResolvedTarget) -> Advice:
     if timed is None:
         raise ConfigError(
             f"{target.name}: the layers of {target.device.engine} at {target.device.precision} do "
-            "not foretell the time of a network; advice is there for ort at fp32 or fp16"
+            "not foretell the time of a network; advice is there for ort"
         )
     times = timed.times()
     with place_of(target.ssh) as place:

@@ -61,11 +61,12 @@ class LayerBench:
         """Milliseconds of the engine of each shape, by its name."""
         exporter = runtime(self.engine, self.options)
         assert isinstance(exporter, OnnxExporter)
+        int8 = exporter.INT8 if self.options.precision == "int8" else None
         with TemporaryDirectory() as folder:
             engines = {}
             for one, name in at.items():
                 path = str(Path(folder) / f"{name}{exporter.suffix}")
-                model = side_by_side(one, self.batch, copies_of(shape)).SerializeToString()
+                model = side_by_side(one, self.batch, copies_of(shape), int8).SerializeToString()
                 exporter.build_prepared(PreparedModel(model, ()), Path(path))
                 engines[name] = EngineFile(runtime=self.engine, options=self.options, path=path)
             noise = np.inf

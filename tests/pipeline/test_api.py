@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
-from pipeline.api import Selection, Widths, apply_plan, auto_selections, prune
+from pipeline.api import Selection, Widths, apply_plan, auto_selections, device_widths, prune
 from pipeline.prune.allocators.uniform import Uniform
 from pipeline.prune.criteria.magnitude import Magnitude
 from pipeline.prune.criteria.reconstruction import Reconstruction
@@ -161,6 +161,12 @@ def test_channels_are_multiples_where_that_is_asked() -> None:
     kept = [len(part.out.channels) for part in slim.plan.layers.values() if part.out]
     assert kept
     assert all(count % 4 == 0 for count in kept)
+
+
+def test_the_widths_of_a_device_are_known_by_its_name() -> None:
+    assert device_widths("raspberry-pi-5") == Widths(multiple=8, floor=8)
+    with pytest.raises(ConfigError, match=r"is none of: .*raspberry-pi-5"):
+        device_widths("raspberry-pi-6")
 
 
 def test_recoveries_run_in_turn_and_none_is_no_repair() -> None:

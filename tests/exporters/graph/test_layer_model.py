@@ -1,5 +1,7 @@
 """One layer as a model of its own: what torch's layer answers, as often as it is there."""
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import onnxruntime
@@ -8,6 +10,9 @@ import torch
 from onnx import numpy_helper
 from torch import nn
 
+from exporters.board.session import call_on_noise
+from exporters.engines.ort import Ort
+from exporters.exporter import PreparedModel
 from exporters.graph.layer_model import FEWEST, MOST, copies_of, side_by_side
 from pipeline.network.layer_kinds import filter_bank
 from pipeline.network.layer_shapes import layer_shapes
@@ -47,6 +52,22 @@ def test_the_model_answers_as_its_layers_together(name: str) -> None:
     session = onnxruntime.InferenceSession(model.SerializeToString())
     (found,) = session.run(None, {"x": inputs.numpy()})
     np.testing.assert_allclose(found, wanted.numpy(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_at_int8_every_layer_that_the_runtime_has_in_integers_is_in_integers(
+    name: str, tmp_path: Path
+) -> None:
+    layer, size = LAYERS[name]
+    ((shape,),) = layer_shapes(nn.Sequential(layer), torch.zeros(1, *size)).values()
+    ort = Ort(precision="int8")
+    model = side_by_side(shape, 1, 3, ort.INT8)
+    onnx.checker.check_model(model)
+    path = tmp_path / "engine.onnx"
+    facts = ort.build_prepared(PreparedModel(model.SerializeToString(), ()), path)
+    integer = 0 if name == "transposed" else 3
+    assert facts.remarks == (f"{integer} of 3 layers with weights are computed in integers",)
+    call_on_noise(ort.open(path), 1)()
 
 
 def test_the_widths_of_a_layer_are_changed_side_by_side() -> None:
