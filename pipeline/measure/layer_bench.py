@@ -22,9 +22,9 @@ from profiles.spec import Spec, explain
 
 ROUNDS = 5
 SESSIONS = 3
-"""How often a layer is timed at most, each time with twice the rounds of the time before."""
-MAX_NOISE = 0.03
-"""How far a time may be known only to, relative, before it is measured again."""
+"""How often a layer is timed at most, each time with as many rounds as there are already."""
+MAX_NOISE = 0.04
+"""How uncertain times may be, relative, before more rounds are added."""
 
 
 @dataclass(frozen=True)
@@ -69,20 +69,20 @@ class LayerBench:
                 model = side_by_side(one, self.batch, copies_of(shape), int8).SerializeToString()
                 exporter.build_prepared(PreparedModel(model, ()), Path(path))
                 engines[name] = EngineFile(runtime=self.engine, options=self.options, path=path)
-            noise = np.inf
-            for attempt in range(SESSIONS):
-                job = CompareJob(
-                    engines=engines, batch=self.batch, rounds=ROUNDS << attempt, seed=attempt
-                )
-                rounds = compared(self.place, job, self.clock)
+            rounds: dict[str, list[float]] = {name: [] for name in engines}
+            for seed in range(SESSIONS):
+                more = max(ROUNDS, len(rounds["whole"]))
+                job = CompareJob(engines=engines, batch=self.batch, rounds=more, seed=seed)
+                for name, times in compared(self.place, job, self.clock).items():
+                    rounds[name] += times
                 noise = median(_error(times) for times in rounds.values())
                 if noise <= MAX_NOISE:
                     return {name: median(times) / 1e6 for name, times in rounds.items()}
         raise StageError(
-            f"{self.place.name}: the times of single layers differ from themselves by "
-            f"{100 * noise:.0f} % ({100 * MAX_NOISE:.0f} % allowed), too much to tell widths "
-            "apart: end what else runs there and run again, or set prune.macs_ratio, which needs "
-            "no measuring"
+            f"{self.place.name}: the times of single layers are uncertain by {100 * noise:.0f} % "
+            f"({100 * MAX_NOISE:.0f} % allowed), and it would take {(noise / MAX_NOISE) ** 2:.1f} "
+            "times as long to tell widths apart: end what else runs there and run again, or set "
+            "prune.macs_ratio, which needs no measuring"
         )
 
 
