@@ -16,13 +16,16 @@ OPSET = 20
 FEWEST, MOST = 4, 16
 MACS = 20_000_000
 """A call has about so many, which take long beside what a runtime does before and after it."""
+WEIGHTS = 16_000_000
+"""All copies together have at most so many."""
 ACTIVATION_SCALE, WEIGHT_SCALE = 0.02, 0.01
 """Of integers: neither values nor scales change what a kernel takes."""
 
 
 def copies_of(shape: LayerShape) -> int:
-    """How many layers of this shape are timed side by side."""
-    return min(MOST, max(FEWEST, MACS // max(1, shape.macs())))
+    """How many layers of this shape are timed side by side; one where its weights are huge."""
+    wanted = min(MOST, max(FEWEST, MACS // max(1, shape.macs())))
+    return max(1, min(wanted, WEIGHTS // max(1, shape.weights())))
 
 
 def side_by_side(

@@ -44,8 +44,11 @@ class LayerShape(Spec):
             changed = {"outputs" if side == "out" else "inputs": channels}
         return self.model_copy(update=changed)
 
+    def weights(self) -> int:
+        """The number of weights, biases not counted."""
+        return self.outputs * self.inputs // self.groups * math.prod(self.kernel)
+
     def macs(self) -> int:
         """Multiply-accumulates of one sample, where no pixel is lost at the edges."""
-        weights = self.outputs * self.inputs // self.groups * math.prod(self.kernel)
         strides = 1 if self.kind == "transposed" else math.prod(self.stride)
-        return weights * math.prod(self.positions) // strides
+        return self.weights() * math.prod(self.positions) // strides

@@ -1,6 +1,6 @@
 """Times of layers alone at many widths, each layer's in one process of the target's machine."""
 
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -25,6 +25,10 @@ SESSIONS = 3
 """How often a layer is timed at most, each time with as many rounds as there are already."""
 MAX_NOISE = 0.04
 """How uncertain times may be, relative, before more rounds are added."""
+MANY_WEIGHTS = 8_000_000
+"""Of a layer that takes long to build, and whose time goes with its weights."""
+MOST_WEIGHTS = 64_000_000
+"""Of all engines that are loaded together."""
 
 
 @dataclass(frozen=True)
@@ -43,47 +47,53 @@ class LayerBench:
 
         Raises StageError where the machine is too noisy to tell widths apart.
         """
-        at = {shape: "whole"}
-        for side, channels in _widths_of(shape):
-            at.setdefault(shape.at(side, channels), f"{side} {channels}")
-        ms = self._measured(shape, at)
-        whole = ms["whole"]
+        whole, parts = [], {shape: 1.0}
+        for others in together(shape):
+            ms = self._measured(shape, others)
+            whole.append(ms[shape])
+            parts |= {other: ms[other] / ms[shape] for other in others}
 
         def curve(side: Side) -> Curve:
-            widths = [channels for at_side, channels in _widths_of(shape) if at_side == side]
-            names = [at[shape.at(side, channels)] for channels in widths]
-            return Curve(channels=tuple(widths), parts=tuple(ms[name] / whole for name in names))
+            widths = _widths(shape, side)
+            of_widths = tuple(parts[shape.at(side, channels)] for channels in widths)
+            return Curve(channels=widths, parts=of_widths)
 
         inputs = None if shape.is_depthwise else curve("in")
-        return LayerTime(ms=whole / copies_of(shape), outputs=curve("out"), inputs=inputs)
+        ms_alone = median(whole) / copies_of(shape)
+        return LayerTime(ms=ms_alone, outputs=curve("out"), inputs=inputs)
 
-    def _measured(self, shape: LayerShape, at: dict[LayerShape, str]) -> dict[str, float]:
-        """Milliseconds of the engine of each shape, by its name."""
-        exporter = runtime(self.engine, self.options)
-        assert isinstance(exporter, OnnxExporter)
-        int8 = exporter.INT8 if self.options.precision == "int8" else None
+    def _measured(
+        self, shape: LayerShape, others: Sequence[LayerShape]
+    ) -> Mapping[LayerShape, float]:
+        """Milliseconds of the engine of the layer and of the same at other widths."""
+        names = {one: str(number) for number, one in enumerate((shape, *others))}
         with TemporaryDirectory() as folder:
-            engines = {}
-            for one, name in at.items():
-                path = str(Path(folder) / f"{name}{exporter.suffix}")
-                model = side_by_side(one, self.batch, copies_of(shape), int8).SerializeToString()
-                exporter.build_prepared(PreparedModel(model, ()), Path(path))
-                engines[name] = EngineFile(runtime=self.engine, options=self.options, path=path)
+            engines = {name: self._engine(shape, one, folder) for one, name in names.items()}
             rounds: dict[str, list[float]] = {name: [] for name in engines}
             for seed in range(SESSIONS):
-                more = max(ROUNDS, len(rounds["whole"]))
+                more = max(ROUNDS, len(rounds[names[shape]]))
                 job = CompareJob(engines=engines, batch=self.batch, rounds=more, seed=seed)
                 for name, times in compared(self.place, job, self.clock).items():
                     rounds[name] += times
                 noise = median(_error(times) for times in rounds.values())
                 if noise <= MAX_NOISE:
-                    return {name: median(times) / 1e6 for name, times in rounds.items()}
+                    return {one: median(rounds[name]) / 1e6 for one, name in names.items()}
         raise StageError(
             f"{self.place.name}: the times of single layers are uncertain by {100 * noise:.0f} % "
             f"({100 * MAX_NOISE:.0f} % allowed), and it would take {(noise / MAX_NOISE) ** 2:.1f} "
             "times as long to tell widths apart: end what else runs there and run again, or set "
             "prune.macs_ratio, which needs no measuring"
         )
+
+    def _engine(self, shape: LayerShape, one: LayerShape, folder: str) -> EngineFile:
+        """An engine of `one`, as often side by side as it is of the whole layer."""
+        exporter = runtime(self.engine, self.options)
+        assert isinstance(exporter, OnnxExporter)
+        int8 = exporter.INT8 if self.options.precision == "int8" else None
+        model = side_by_side(one, self.batch, copies_of(shape), int8).SerializeToString()
+        path = Path(folder) / f"{one.inputs}x{one.outputs}{exporter.suffix}"
+        exporter.build_prepared(PreparedModel(model, ()), path)
+        return EngineFile(runtime=self.engine, options=self.options, path=str(path))
 
 
 def compared(place: Place, job: CompareJob, clock: Clock) -> dict[str, list[float]]:
@@ -113,13 +123,22 @@ class _Compared(Spec):
         return self.cpu_ns if clock == "cpu" else self.wall_ns
 
 
-def _widths_of(shape: LayerShape) -> Iterator[tuple[Side, int]]:
-    """The side and the channels of each width of a layer that is timed."""
-    groups = 1 if shape.is_depthwise else shape.groups
+def _widths(shape: LayerShape, side: Side) -> tuple[int, ...]:
+    """The numbers of channels on one side at which a layer is timed; few where that takes long."""
+    found = timed_widths(shape.channels(side), 1 if shape.is_depthwise else shape.groups)
+    return found if shape.weights() <= MANY_WEIGHTS else found[::-4][::-1]
+
+
+def together(shape: LayerShape) -> list[list[LayerShape]]:
+    """The layer at its other widths, those together that memory has room for beside it."""
     sides: tuple[Side, ...] = ("out",) if shape.is_depthwise else ("out", "in")
-    for side in sides:
-        for channels in timed_widths(shape.channels(side), groups):
-            yield side, channels
+    parts: list[list[LayerShape]] = [[]]
+    for other in (shape.at(side, width) for side in sides for width in _widths(shape, side)[:-1]):
+        taken = sum(one.weights() for one in (shape, *parts[-1], other)) * copies_of(shape)
+        if parts[-1] and taken > MOST_WEIGHTS:
+            parts.append([])
+        parts[-1].append(other)
+    return parts
 
 
 def _error(rounds: list[float]) -> float:

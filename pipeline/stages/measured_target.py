@@ -38,6 +38,7 @@ class MeasuredTarget(Spec):
             "cpu": f"{host.cores} x {host.cpu}",
             "gpus": ", ".join(gpu.name for gpu in host.gpus),
             "system": host.system,
+            **({"host_key": self.ssh.host_key} if self.ssh else {}),
         }
 
     def for_layers(self) -> "MeasuredTarget | None":

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from exporters.arrays import FloatArray
+from exporters.graph.layer_model import copies_of
 from exporters.graph.layer_shape import LayerShape
 from exporters.worker import EngineFile, Job
-from pipeline.measure.layer_bench import LayerBench
+from pipeline.measure.layer_bench import MANY_WEIGHTS, MOST_WEIGHTS, LayerBench, together
 from pipeline.measure.places import Place, ThisMachine
 from profiles.device import EngineOptions
 from profiles.errors import DeviceError, StageError
@@ -88,6 +89,19 @@ def test_noise_is_answered_by_more_rounds_and_then_told() -> None:
     quieter = Answering(noise=0.03)
     bench(quieter).time(CONVOLUTION)
     assert quieter.asked == [5]
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), [(9216, 4096), (1024, 1000), (64, 10)])
+def test_engines_that_are_loaded_together_have_room(inputs: int, outputs: int) -> None:
+    shape = LayerShape(kind="linear", inputs=inputs, outputs=outputs, positions=())
+    parts = together(shape)
+    for part in parts:
+        weights = sum(one.weights() for one in (shape, *part)) * copies_of(shape)
+        assert weights <= MOST_WEIGHTS or len(part) == 1
+    widths = [(one.inputs, one.outputs) for part in parts for one in part]
+    assert len(set(widths)) == len(widths)
+    assert (inputs, outputs) not in widths
+    assert len(widths) <= (20 if shape.weights() > MANY_WEIGHTS else 64)
 
 
 def test_an_answer_that_lacks_times_is_none() -> None:

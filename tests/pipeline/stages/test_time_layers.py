@@ -50,7 +50,7 @@ def test_every_layer_is_timed_and_a_killed_run_goes_on(
     assert "  3 of 3 layers" in caplog.messages
 
 
-def test_another_machine_runtime_precision_or_batch_makes_another_key() -> None:
+def test_another_machine_board_runtime_precision_or_batch_makes_another_key() -> None:
     one = target()
     runtime = {**one.host.versions, "onnxruntime": "0.0.1"}
     others = [
@@ -58,9 +58,10 @@ def test_another_machine_runtime_precision_or_batch_makes_another_key() -> None:
         one.model_copy(update={"host": one.host.model_copy(update={"versions": runtime})}),
         target(HOST.model_copy(update={"precision": "fp16"})),
         target(HOST.model_copy(update={"batch": 2})),
+        target(ssh=SSH),
     ]
     keys = {TimeLayers(target=each).key(SOURCE) for each in (one, *others)}
-    assert len(keys) == 5
+    assert len(keys) == 6
 
 
 def test_a_device_that_changed_since_it_was_asked_is_not_timed(tmp_path: Path) -> None:
