@@ -20,7 +20,7 @@ from pipeline.report.text import markdown
 from pipeline.stages.build import Build
 from pipeline.stages.build_there import BuildThere
 from pipeline.stages.engine_stage import EngineStage
-from pipeline.stages.measured_target import BudgetedTarget, budgeted
+from pipeline.stages.measured_target import MeasuredTarget, budgeted, measured_target
 from pipeline.stages.prune_to_budget import PruneToBudget
 from pipeline.stages.time_layers import TimeLayers
 from pipeline.store.artifacts import (
@@ -104,7 +104,7 @@ class Flow:
 
         Raises DeviceError where the target does not answer as itself.
         """
-        stage = budgeted(target, self.host(target), self._build(target)[1]).for_layers()
+        stage = self._measured(target).for_layers()
         if stage is None:
             return None
         name = f"time layers {target.name}"
@@ -157,22 +157,21 @@ class Flow:
     def _prune_to_budget(self) -> PruneToBudget:
         """Raises DeviceError where a target that costs anything does not answer as itself."""
         recipe = self.recipe
+        targets = [target for target in self.targets if cost_limits(target.device, target.budget)]
+        found = tuple(budgeted(target, self._measured(target)) for target in targets)
+        # Widths are those of all devices that times are asked of, or multiples.
+        timed = {target.name: self.timed_layers(target) for target in targets if target.times()}
+        layers = {name: one for name, one in timed.items() if one}
+        if len(layers) == len(timed):
+            found = tuple(
+                one.with_layers(layers[one.name]) if one.name in layers else one for one in found
+            )
         return PruneToBudget(
-            prune=recipe.prune,
-            export=recipe.export,
-            measure=recipe.measure,
-            targets=tuple(
-                self._with_layers(target)
-                for target in self.targets
-                if cost_limits(target.device, target.budget)
-            ),
+            prune=recipe.prune, export=recipe.export, measure=recipe.measure, targets=found
         )
 
-    def _with_layers(self, target: ResolvedTarget) -> BudgetedTarget:
-        """The target as a search needs it: what its layers take, where that foretells times."""
-        found = budgeted(target, self.host(target), self._build(target)[1])
-        layers = self.timed_layers(target) if target.times() else None
-        return found.with_layers(layers) if layers else found
+    def _measured(self, target: ResolvedTarget) -> MeasuredTarget:
+        return measured_target(target, self.host(target), self._build(target)[1])
 
     def _run_if_set(
         self, name: str, stage: Stage[Checkpoint, Checkpoint] | None, source: Checkpoint

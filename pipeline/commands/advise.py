@@ -21,8 +21,10 @@ from pipeline.measure.resolved_target import ResolvedTarget
 from pipeline.measure.sessions import engine_file
 from pipeline.network.costs import Counts
 from pipeline.network.layer_times import NetworkTimes
+from pipeline.prune.allocators.uniform import Uniform
 from pipeline.prune.channel_counts import Limits, smallest_counts
 from pipeline.prune.choose import Selection, choose
+from pipeline.prune.criteria.magnitude import Magnitude
 from pipeline.prune.prunable import PrunableNetwork
 from pipeline.prune.subject import Subject
 from pipeline.report.text import aligned
@@ -48,9 +50,9 @@ class Foretold:
     macs_ratio: float
     time_ratio: float
     """Of the dense network's time, by the times of its layers."""
-    error: float
+    error: float | None
     """The mean relative error of what groups hand on, by their reconstruction curves: from 0, all
-    of it is there, to 1, nothing is."""
+    of it is there, to 1, nothing is; None where a group has no curve."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ class Advice:
         gain = f"{half.time_ratio:.2f} of the time with {half.macs_ratio:.2f} of the MACs"
         if self.int8_ratio is not None and self.int8_ratio < half.time_ratio:
             return (
-                f"int8 first: it takes {self.int8_ratio:.2f} of the time and removes nothing; "
+                f"int8 first: it takes {self.int8_ratio:.2f} of the time and keeps all channels; "
                 f"pruning comes to {gain}, and both can be had together"
             )
         return f"worth it: {gain}, down to {smallest.time_ratio:.2f} of the time at the smallest"
@@ -149,20 +151,25 @@ def _foretold(
     (widths,) = prune.widths(prunable)
     smallest = smallest_counts(groups, widths)
     stats = prune.statistics(subject)
+    errors = {name: layer.elimination.errors for name, layer in stats.items() if layer.elimination}
+    known = all(group.name in errors for group in groups)
+    selection = Selection(widths=widths) if known else Selection(Magnitude(), Uniform(), widths)
     found = []
     for ratio in RATIOS:
         limits = Limits(macs=ratio * prunable.macs)
         if costs.at(smallest).macs < ratio * prunable.macs:
-            found.append(choose(prunable, stats, Selection(widths=widths), limits).counts())
-    errors = {name: layer.elimination.errors for name, layer in stats.items() if layer.elimination}
-    foretold = [
-        Foretold(
-            macs_ratio=(cost := costs.at(counts)).macs / prunable.macs,
-            time_ratio=times.of_network(cost.time, dense_ms),
-            error=float(np.mean([errors[name][kept] for name, kept in counts.items()])),
+            found.append(choose(prunable, stats, selection, limits).counts())
+    foretold = []
+    for counts in (*found, smallest):
+        cost = costs.at(counts)
+        lost = [errors[name][kept] for name, kept in counts.items() if known]
+        foretold.append(
+            Foretold(
+                macs_ratio=cost.macs / prunable.macs,
+                time_ratio=times.of_network(cost.time, dense_ms),
+                error=float(np.mean(lost)) if known else None,
+            )
         )
-        for counts in (*found, smallest)
-    ]
     return foretold, _slowest(prunable, smallest, times)
 
 
@@ -229,7 +236,11 @@ def _text(one: Advice) -> str:
     networks = [
         ("MACs", "time, foretold", "error, foretold"),
         *(
-            (f"{network.macs_ratio:.3f}", f"{network.time_ratio:.3f}", f"{network.error:.3f}")
+            (
+                f"{network.macs_ratio:.3f}",
+                f"{network.time_ratio:.3f}",
+                "unknown" if network.error is None else f"{network.error:.3f}",
+            )
             for network in one.networks
         ),
     ]

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 MOST_BUILDS = 4
 """Networks that are built and measured at most."""
-CLOSE = 0.03
+CLOSE = 0.015
 """A network that leaves less than this part of the budget is as large as need be."""
-AIM = 0.985
+AIM = 0.99
 """The part of the budget that is aimed at, so that noise does not carry it over."""
 FIXED = 0.07
 """The part of the dense network's time that no pruning takes, until two networks tell it."""

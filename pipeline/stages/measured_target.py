@@ -81,19 +81,27 @@ class BudgetedTarget(MeasuredTarget):
         return self.layers.times() if self.layers else None
 
 
-def budgeted(target: ResolvedTarget, host: Host, build: Build | BuildThere) -> BudgetedTarget:
-    """What of the target a search depends on. Raises DeviceError where `host` is no such device."""
+def measured_target(
+    target: ResolvedTarget, host: Host, build: Build | BuildThere
+) -> MeasuredTarget:
+    """What of the target times depend on. Raises DeviceError where `host` is no such device."""
     if mismatch := target.device.mismatch(host):
         raise DeviceError(
-            f"{target.name}: pruning to a time needs the device itself, and what answers is "
-            f"another machine ({mismatch}): say where the device is in target.ssh, or set "
-            "prune.macs_ratio, which needs no measuring"
+            f"{target.name}: times need the device itself, and what answers is another machine "
+            f"({mismatch}): say where the device is in target.ssh, or set prune.macs_ratio, which "
+            "needs no measuring"
         )
+    device = target.device.model_copy(update={"budget": None, "description": ""})
+    return MeasuredTarget(device=device, build=build, host=host, ssh=target.ssh)
+
+
+def budgeted(target: ResolvedTarget, measured: MeasuredTarget) -> BudgetedTarget:
+    """The same with what the network may cost there."""
     return BudgetedTarget(
         name=target.name,
-        device=target.device.model_copy(update={"budget": None, "description": ""}),
+        device=measured.device,
         budget=Budget.model_validate(cost_limits(target.device, target.budget)),
-        build=build,
-        host=host,
+        build=measured.build,
+        host=measured.host,
         ssh=target.ssh,
     )

@@ -38,16 +38,16 @@ log = logging.getLogger("slimgate")
 
 DENSE = "dense"
 """The name of the dense network, where others have digests."""
-RESERVE = 0.02
-"""How much more a sampled figure may be at its bound when the gate measures it anew."""
+RESERVE = 0.01
+"""How much more a sampled figure may be at its bound when the gate measures it anew, at least."""
 
 
 class Share(Spec):
     """The part of a budget that a network takes, and by which limit."""
 
     value: NonNegativeFloat
-    """The largest of figure / limit, by the gate's own bounds, and RESERVE more where the figure is
-    sampled; at most 1 meets the budget."""
+    """The largest of figure / limit, by the gate's own bounds, and some more (RESERVE) where the
+    figure is sampled; at most 1 meets the budget."""
     target: str
     limit: str
     bound: float
@@ -233,8 +233,9 @@ def largest_share(measured: Measurement, target: BudgetedTarget) -> Share:
         limit = LIMITS[name]
         figure, fault = limit.estimate(measured), limit.requirement.fault(measured)
         value = limit.share(figure, most)
+        bound = figure.lower if limit.is_minimum else figure.upper
         if limit.requirement is not NO_SAMPLES:
-            value *= 1 + RESERVE
+            value *= 1 + _reserve(figure.measured, bound)
         if not fault and not isfinite(value):
             fault = "no usable figure; measure again"
         if fault and name in TIMES:
@@ -245,11 +246,15 @@ def largest_share(measured: Measurement, target: BudgetedTarget) -> Share:
         if fault:
             log.warning("  %s: %s: %s; it is not pruned to", target.name, limit.label, fault)
             continue
-        bound = figure.lower if limit.is_minimum else figure.upper
         found.append(Share(value=value, target=target.name, limit=name, bound=bound, most=most))
     if not found:
         raise StageError(f"{target.name}: nothing of its budget could be measured")
     return max(found, key=lambda share: share.value)
+
+
+def _reserve(measured: float, bound: float) -> float:
+    """RESERVE, or twice the distance of a figure's bound where that is more."""
+    return max(RESERVE, 2 * abs(bound / measured - 1)) if measured else RESERVE
 
 
 def _built(dense: Share, tried: Sequence[Tried]) -> tuple[BuiltNetwork, ...]:

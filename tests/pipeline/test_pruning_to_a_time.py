@@ -64,7 +64,7 @@ def test_a_plan_tells_what_is_missing_to_know_the_rest(shown: list[str], project
     path = project.recipe(prune=UNSAID, target={"device": "raspberry-pi-5", "budget": budget})
     outcome = project.slimgate("plan", path, *shown)
     assert outcome.code == 0
-    assert "the rest is not known: raspberry-pi-5: pruning to a time needs the" in outcome.out
+    assert "the rest is not known: raspberry-pi-5: times need the" in outcome.out
 
 
 def test_what_is_measured_must_be_the_device(project: Project) -> None:
@@ -72,7 +72,7 @@ def test_what_is_measured_must_be_the_device(project: Project) -> None:
     project.recipe(prune=UNSAID, target={"device": "raspberry-pi-5", "budget": budget})
     project.refuses(
         4,
-        "raspberry-pi-5: pruning to a time needs the device itself",
+        "raspberry-pi-5: times need the device itself",
         "is another machine (it",
         "target.ssh, or set prune.macs_ratio",
     )

@@ -9,7 +9,7 @@ from user_project import NETWORK, TASK, Project
 from pipeline.commands.advise import Advice, Foretold
 
 HUGE = NETWORK.replace(
-    "        self.fc =", "        self.huge = nn.Linear(144, 20_000)\n        self.fc ="
+    "        self.fc =", "        self.huge = nn.Linear(144, 40_000)\n        self.fc ="
 ).replace(
     "        return self.fc(torch.relu(self.outer_bn(self.outer(y)) + x).mean((2, 3)))",
     "        z = self.fc(torch.relu(self.outer_bn(self.outer(y)) + x).mean((2, 3)))\n"
