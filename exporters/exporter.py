@@ -75,8 +75,8 @@ class Exporter(EngineOptions, ABC):
     LARGEST_BATCH: ClassVar[int | None] = None
     """The most samples that a call may have where the batch is free; None for any number."""
     TIMES_LAYERS: ClassVar[tuple[Precision, ...]] = ()
-    """The precisions at which the times of layers alone foretell those of whole networks, as
-    tests/benchmarks/layer_times.py shows."""
+    """The precisions at which times of layers alone foretell those of whole networks, which
+    tests/benchmarks/layer_times.py shows for fp32; int8 is foretold less well."""
     DISTRIBUTIONS: ClassVar[tuple[str, ...]] = ()
     """The Python distributions that may bring the runtime. Scores of an engine are evidence only
     for machines that have the same versions of them."""

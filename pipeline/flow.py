@@ -99,16 +99,13 @@ class Flow:
         where, build = self._build(target)
         return self._engine(f"build dense{where}", build, self.exported_dense())
 
-    def timed_layers(self, target: ResolvedTarget) -> TimedLayers | None:
-        """The times of the dense network's layers alone; None where they foretell nothing.
+    def timed_layers(self, target: ResolvedTarget) -> TimedLayers:
+        """The times of the dense network's layers alone, for a target that times them.
 
         Raises DeviceError where the target does not answer as itself.
         """
-        stage = self._measured(target).for_layers()
-        if stage is None:
-            return None
-        name = f"time layers {target.name}"
-        return self.runner.run(name, TimeLayers(target=stage), self.dense)
+        stage = TimeLayers(target=self._measured(target).for_layers())
+        return self.runner.run(f"time layers {target.name}", stage, self.dense)
 
     def host(self, target: ResolvedTarget) -> Host:
         """The target's machine. Raises DeviceError where it did not answer."""
@@ -158,16 +155,15 @@ class Flow:
         """Raises DeviceError where a target that costs anything does not answer as itself."""
         recipe = self.recipe
         targets = [target for target in self.targets if cost_limits(target.device, target.budget)]
-        found = tuple(budgeted(target, self._measured(target)) for target in targets)
+        found = [budgeted(target, self._measured(target)) for target in targets]
         # Widths are those of all devices that times are asked of, or multiples.
-        timed = {target.name: self.timed_layers(target) for target in targets if target.times()}
-        layers = {name: one for name, one in timed.items() if one}
-        if len(layers) == len(timed):
-            found = tuple(
-                one.with_layers(layers[one.name]) if one.name in layers else one for one in found
-            )
+        if all(target.times_layers() for target in targets if target.times()):
+            found = [
+                one.with_layers(self.timed_layers(target)) if target.times() else one
+                for one, target in zip(found, targets, strict=True)
+            ]
         return PruneToBudget(
-            prune=recipe.prune, export=recipe.export, measure=recipe.measure, targets=found
+            prune=recipe.prune, export=recipe.export, measure=recipe.measure, targets=tuple(found)
         )
 
     def _measured(self, target: ResolvedTarget) -> MeasuredTarget:

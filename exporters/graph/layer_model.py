@@ -16,6 +16,8 @@ OPSET = 20
 FEWEST, MOST = 4, 16
 MACS = 20_000_000
 """A call has about so many, which take long beside what a runtime does before and after it."""
+MANY_MACS = 300_000_000
+"""No layer of more is timed several times side by side."""
 WEIGHTS = 16_000_000
 """All copies together have at most so many."""
 ACTIVATION_SCALE, WEIGHT_SCALE = 0.02, 0.01
@@ -23,7 +25,9 @@ ACTIVATION_SCALE, WEIGHT_SCALE = 0.02, 0.01
 
 
 def copies_of(shape: LayerShape) -> int:
-    """How many layers of this shape are timed side by side; one where its weights are huge."""
+    """How many layers of this shape are timed side by side; one where it is huge."""
+    if shape.macs() > MANY_MACS:
+        return 1
     wanted = min(MOST, max(FEWEST, MACS // max(1, shape.macs())))
     return max(1, min(wanted, WEIGHTS // max(1, shape.weights())))
 
@@ -149,6 +153,7 @@ def _weight_shape(shape: LayerShape) -> tuple[int, ...]:
 
 
 def _input_shape(shape: LayerShape, batch: int) -> tuple[int, ...]:
+    first = batch * shape.repeats
     if shape.kind == "linear":
-        return (batch, *shape.positions, shape.inputs)
-    return (batch, shape.inputs, *shape.positions)
+        return (first, *shape.positions, shape.inputs)
+    return (first, shape.inputs, *shape.positions)

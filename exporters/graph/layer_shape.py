@@ -26,6 +26,8 @@ class LayerShape(Spec):
     padding: Pads = ()
     """Before each axis, then after each, as ONNX has it."""
     output_padding: Pads = ()
+    repeats: PositiveInt = 1
+    """How often it runs at once for one sample: windows or tokens along the first axis."""
 
     @property
     def is_depthwise(self) -> bool:
@@ -48,7 +50,11 @@ class LayerShape(Spec):
         """The number of weights, biases not counted."""
         return self.outputs * self.inputs // self.groups * math.prod(self.kernel)
 
+    def values(self, copies: int) -> int:
+        """Of one input and of the outputs of all copies, of one sample, at most."""
+        return self.repeats * math.prod(self.positions) * (self.inputs + copies * self.outputs)
+
     def macs(self) -> int:
         """Multiply-accumulates of one sample, where no pixel is lost at the edges."""
         strides = 1 if self.kind == "transposed" else math.prod(self.stride)
-        return self.weights() * math.prod(self.positions) // strides
+        return self.repeats * self.weights() * math.prod(self.positions) // strides

@@ -5,6 +5,7 @@ Trains nothing and prunes nothing: layers are timed alone, and networks foretold
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -13,10 +14,10 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from exporters.exporter import exporter_class
-from exporters.worker import CompareJob, EngineFile
+from exporters.worker import CompareJob
 from pipeline.flow import Flow
 from pipeline.measure.layer_bench import compared
-from pipeline.measure.places import Place, place_of
+from pipeline.measure.places import place_of
 from pipeline.measure.resolved_target import ResolvedTarget
 from pipeline.measure.sessions import engine_file
 from pipeline.network.costs import Counts
@@ -37,9 +38,9 @@ RATIOS = (0.9, 0.7, 0.5, 0.3)
 SAMPLES = 64
 """Calibration samples for the errors that are foretold, at most."""
 ROUNDS = 30
-LITTLE, SOME = 0.9, 0.85
-"""Of the time: pruning is not worth it where the smallest network takes more than the first, or
-half of the MACs more than the second."""
+LITTLE, SOME, HALF = 0.9, 0.85, 0.6
+"""Pruning is not worth it where the smallest network takes more of the time than the first, or
+about half of the MACs, at most the third, more than the second."""
 SHOWN_BLOCKS, SHOWN_LAYERS = 12, 3
 
 
@@ -84,11 +85,11 @@ class Advice:
         slowest = ", ".join(self.slowest_ms)
         if smallest.time_ratio > LITTLE:
             return (
-                f"not worth it: even the smallest network takes {smallest.time_ratio:.2f} of the "
-                f"time, most of it in what cannot be pruned ({slowest})"
+                f"not worth it: even the smallest network that prune allows takes "
+                f"{smallest.time_ratio:.2f} of the time (the slowest layers left: {slowest})"
             )
         half = min(self.networks, key=lambda one: abs(one.macs_ratio - 0.5))
-        if half.time_ratio > SOME:
+        if half.time_ratio > SOME and half.macs_ratio < HALF:
             return (
                 f"not worth it: with {half.macs_ratio:.2f} of the MACs it still takes "
                 f"{half.time_ratio:.2f} of the time, bound by something else than MACs"
@@ -104,23 +105,20 @@ class Advice:
 
 def advise(flow: Flow) -> list[Advice]:
     """Advice for each target. Raises ConfigError where a runtime's layers foretell nothing."""
+    for target in flow.targets:
+        if not target.times_layers():
+            raise ConfigError(
+                f"{target.name}: the layers of {target.device.engine} at {target.device.precision} "
+                "do not foretell the time of a network; advice is there for ort"
+            )
     return [_advice(flow, target) for target in flow.targets]
 
 
 def _advice(flow: Flow, target: ResolvedTarget) -> Advice:
-    timed = flow.timed_layers(target)
-    if timed is None:
-        raise ConfigError(
-            f"{target.name}: the layers of {target.device.engine} at {target.device.precision} do "
-            "not foretell the time of a network; advice is there for ort"
-        )
-    times = timed.times()
-    with place_of(target.ssh) as place:
-        file = engine_file(flow.built_dense(target).path, target.device)
-        dense_ms = _median_ms(place, target, file)
-        int8_ms = _int8_ms(flow, target, place)
+    times = flow.timed_layers(target).times()
+    dense_ms, int8_ms = _whole_ms(flow, target)
     prune = flow.recipe.prune.by(Selection())
-    prune = prune.model_copy(update={"samples": min(SAMPLES, prune.samples)})
+    prune = prune.model_copy(update={"samples": min(SAMPLES, prune.samples), "blocks": 0})
     subject = prune.subject(flow.dense).timed([times])
     networks, slowest = _foretold(prune, subject, times, dense_ms)
     (widths,) = prune.widths(subject.prunable)
@@ -193,26 +191,24 @@ def _blocks(times: NetworkTimes) -> dict[str, float]:
     return blocks
 
 
-def _median_ms(place: Place, target: ResolvedTarget, engine: EngineFile) -> float:
-    job = CompareJob(engines={"dense": engine}, batch=target.device.batch, rounds=ROUNDS, seed=0)
-    return median(compared(place, job, target.device.clock)["dense"]) / 1e6
-
-
-def _int8_ms(flow: Flow, target: ResolvedTarget, place: Place) -> float | None:
-    """What the dense network takes at int8; None where the runtime has no such engines."""
+def _whole_ms(flow: Flow, target: ResolvedTarget) -> tuple[float, float | None]:
+    """The median time of the dense engine, and of one at int8 if the runtime has such engines."""
     device = target.device
-    if device.precision == "int8" or "int8" not in exporter_class(device.engine).PRECISIONS:
-        return None
-    device = device.model_copy(
+    engines = {"dense": engine_file(flow.built_dense(target).path, device)}
+    lower = device.model_copy(
         update={"precision": "int8", "portable": device.portable or target.ssh is not None}
     )
-    build = Build(engine=device.engine, options=device.options())
-    with TemporaryDirectory() as folder:
-        try:
-            build.make(flow.exported_dense(), Path(folder))
-        except SlimgateError:  # too few images for its ranges, or an operator that it lacks
-            return None
-        return _median_ms(place, target, engine_file(build.path(Path(folder)), device))
+    build = Build(engine=device.engine, options=lower.options())
+    with TemporaryDirectory() as folder, place_of(target.ssh) as place:
+        if device.precision != "int8" and "int8" in exporter_class(device.engine).PRECISIONS:
+            # Too few images for its ranges, or an operator that it lacks.
+            with suppress(SlimgateError):
+                build.make(flow.exported_dense(), Path(folder))
+                engines["int8"] = engine_file(build.path(Path(folder)), lower)
+        job = CompareJob(engines=engines, batch=device.batch, rounds=ROUNDS, seed=0)
+        found = compared(place, job, device.clock)
+    ms = {name: median(times) / 1e6 for name, times in found.items()}
+    return ms["dense"], ms.get("int8")
 
 
 def advice_json(found: Sequence[Advice]) -> str:

@@ -136,7 +136,8 @@ class BoardSession:
         try:
             return await self.result(task, JobFiles(engines, files))
         finally:
-            await self.connection.delete(*files)
+            for name in files:
+                await self.connection.delete(name)
 
     async def built(self, engine: board.Engine, model: bytes) -> BuiltEngine:
         """An engine of the ONNX `model`, as the board itself builds it."""

@@ -27,8 +27,8 @@ MAX_NOISE = 0.04
 """How uncertain times may be, relative, before more rounds are added."""
 MANY_WEIGHTS = 8_000_000
 """Of a layer that takes long to build, and whose time goes with its weights."""
-MOST_WEIGHTS = 64_000_000
-"""Of all engines that are loaded together."""
+MOST_VALUES = 64_000_000
+"""Weights, inputs and outputs of all engines that are loaded together."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,8 @@ class LayerBench:
     options: EngineOptions
     batch: int
     clock: Clock
+    scratch: Path
+    """The folder for engines while they are timed."""
 
     def time(self, shape: LayerShape) -> LayerTime:
         """The layer's time with all of its channels, and how it goes with those of each side.
@@ -48,7 +50,7 @@ class LayerBench:
         Raises StageError where the machine is too noisy to tell widths apart.
         """
         whole, parts = [], {shape: 1.0}
-        for others in together(shape):
+        for others in together(shape, self.batch):
             ms = self._measured(shape, others)
             whole.append(ms[shape])
             parts |= {other: ms[other] / ms[shape] for other in others}
@@ -67,7 +69,7 @@ class LayerBench:
     ) -> Mapping[LayerShape, float]:
         """Milliseconds of the engine of the layer and of the same at other widths."""
         names = {one: str(number) for number, one in enumerate((shape, *others))}
-        with TemporaryDirectory() as folder:
+        with TemporaryDirectory(dir=self.scratch) as folder:
             engines = {name: self._engine(shape, one, folder) for one, name in names.items()}
             rounds: dict[str, list[float]] = {name: [] for name in engines}
             for seed in range(SESSIONS):
@@ -129,16 +131,21 @@ def _widths(shape: LayerShape, side: Side) -> tuple[int, ...]:
     return found if shape.weights() <= MANY_WEIGHTS else found[::-4][::-1]
 
 
-def together(shape: LayerShape) -> list[list[LayerShape]]:
+def together(shape: LayerShape, batch: int) -> list[list[LayerShape]]:
     """The layer at its other widths, those together that memory has room for beside it."""
     sides: tuple[Side, ...] = ("out",) if shape.is_depthwise else ("out", "in")
     parts: list[list[LayerShape]] = [[]]
     for other in (shape.at(side, width) for side in sides for width in _widths(shape, side)[:-1]):
-        taken = sum(one.weights() for one in (shape, *parts[-1], other)) * copies_of(shape)
-        if parts[-1] and taken > MOST_WEIGHTS:
+        taken = sum(_values(one, batch, copies_of(shape)) for one in (shape, *parts[-1], other))
+        if parts[-1] and taken > MOST_VALUES:
             parts.append([])
         parts[-1].append(other)
     return parts
+
+
+def _values(shape: LayerShape, batch: int, copies: int) -> int:
+    """The numbers that an engine holds."""
+    return copies * shape.weights() + batch * shape.values(copies)
 
 
 def _error(rounds: list[float]) -> float:

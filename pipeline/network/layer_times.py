@@ -16,7 +16,8 @@ left."""
 
 def timed_widths(channels: int, groups: int) -> tuple[int, ...]:
     """The widths, of so many channels in so many groups, that are timed; the last is all."""
-    in_group, step = channels // groups, STEP
+    in_group = channels // groups
+    step = STEP if in_group > 2 * STEP else 1
     while in_group > step * MOST_WIDTHS:
         step *= 2
     return tuple(groups * one for one in (*range(step, in_group, step), in_group))

@@ -55,7 +55,7 @@ class Widths:
     """No layer keeps fewer channels; 8 keeps layers from collapsing."""
     floor_ratio: float = 0.0
     """No layer keeps a smaller part of its channels; 0.1 keeps layers from collapsing."""
-    staircases: Mapping[str, Staircase] = field(default_factory=dict)
+    staircases: Mapping[str, Staircase] = field(default_factory=dict, hash=False)
     """The widths of groups of which times are known, by their names, within those above."""
 
     def nearest(self, group: Group, wanted: float) -> int:

@@ -8,6 +8,9 @@ from pipeline.prune.allocators import Staircase
 
 GAIN = 1e-9
 """What a trade has to gain at least: less is rounding."""
+STEPS = 3
+"""By which one group is narrowed at most in one trade."""
+MOST_TRADES = 100
 
 
 def exchanged(
@@ -16,13 +19,16 @@ def exchanged(
     losses: Mapping[str, Float64],
     allowed: Callable[[Counts], bool],
 ) -> dict[str, int]:
-    """The counts from which no trade that is allowed loses less.
+    """The counts after the trades that gain most, until none gains, or there were MOST_TRADES.
 
     A trade widens one group by a step and may narrow another one by some. `losses` [size + 1] are
     what each group's widths lose. Each time the trade that gains most is made.
     """
     found = dict(counts)
-    while trade := _best_trade(found, staircases, losses, allowed):
+    for _ in range(MOST_TRADES):
+        trade = _best_trade(found, staircases, losses, allowed)
+        if not trade:
+            break
         found |= trade
     return found
 
@@ -56,6 +62,5 @@ def _narrower(counts: Counts, staircases: Mapping[str, Staircase]) -> Sequence[t
     return [
         (name, int(units))
         for name, stairs in staircases.items()
-        for units in stairs.units
-        if units < counts[name]
+        for units in stairs.units[stairs.units < counts[name]][-STEPS:]
     ]

@@ -19,7 +19,7 @@ WORTH = 0.02
 def with_staircases(widths: Widths, groups: Sequence[Group], model: MacsModel) -> Widths:
     """Of `widths` those at which the times that `model` knows fall, group by group.
 
-    A multiple of 1 stands for none: then only widths that were timed are taken.
+    Those that were timed, and multiples where none of these is one.
     """
     costs = model.over(groups)
     whole = {group.name: group.size for group in groups}
@@ -35,11 +35,9 @@ def with_staircases(widths: Widths, groups: Sequence[Group], model: MacsModel) -
 def _units(group: Group, widths: Widths) -> Iterator[int]:
     """The numbers of units that may be kept, ascending."""
     width = group.channels // group.size
-    if widths.multiple == 1:
-        wanted = [channels // width for channels in timed_widths(group.channels, width)]
-    else:
-        step = group.unit_multiple(widths.multiple)
-        wanted = list(range(step, group.size, step))
+    step = group.unit_multiple(widths.multiple)
+    timed = [channels // width for channels in timed_widths(group.channels, width)]
+    wanted = [units for units in timed if units % step == 0] or list(range(step, group.size, step))
     least = widths.smallest(group)
     yield from (units for units in wanted if least <= units < group.size)
     yield group.size

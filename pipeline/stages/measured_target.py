@@ -41,14 +41,12 @@ class MeasuredTarget(Spec):
             **({"host_key": self.ssh.host_key} if self.ssh else {}),
         }
 
-    def for_layers(self) -> "MeasuredTarget | None":
-        """The same for timing layers alone; None where their times do not foretell a network's.
+    def for_layers(self) -> "MeasuredTarget":
+        """The same for timing layers alone.
 
         A board fits portable engines to itself as it loads them, which spares it from building.
         """
         device, kind = self.device, exporter_class(self.device.engine)
-        if device.precision not in kind.TIMES_LAYERS:
-            return None
         portable = device.portable or (
             self.ssh is not None and issubclass(kind, HostFittedExporter)
         )

@@ -69,7 +69,8 @@ class Prune(Stage[Checkpoint, Pruned]):
     """Channel counts are multiples of this."""
     preferred_multiple: PositiveInt | None = None
     """Where `multiple` is not given, they are multiples of this, or of the largest of its halves
-    that reaches the target; the device's `channel_multiple` when not given."""
+    that reaches the target; the device's `channel_multiple` when not given. Where a time says how
+    much goes, and times of layers are known, the widths at which those fall take its place."""
     floor: PositiveInt | None = None
     """No layer keeps fewer channels; one multiple when not given."""
     floor_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.0

@@ -266,6 +266,12 @@ def _built(dense: Share, tried: Sequence[Tried]) -> tuple[BuiltNetwork, ...]:
 
 
 def _beyond_reach(dense: Share, tried: Sequence[Tried]) -> str:
+    if not tried:
+        return (
+            f"the dense network takes {dense.value:.3f} of the budget ({dense}), and no width that "
+            "prune allows takes less time: set a smaller prune.floor or prune.multiple, or a "
+            "larger limit"
+        )
     best = min(tried, key=lambda one: one.share.value)
     return (
         f"no network that was tried meets the budget: the nearest keeps {best.macs_ratio:.3f} of "

@@ -51,7 +51,10 @@ class TimeLayers(Stage[Checkpoint, TimedLayers]):
         with place_of(target.ssh) as place:
             if place.host() != target.host:
                 raise DeviceError(f"{place.name}: it was changed since the run began; run again")
-            bench = LayerBench(place, device.engine, device.options(), device.batch, device.clock)
+            scratch.mkdir(parents=True, exist_ok=True)
+            bench = LayerBench(
+                place, device.engine, device.options(), device.batch, device.clock, scratch
+            )
             for number, shape in enumerate(distinct, 1):
                 if _name(shape) not in times:
                     times[_name(shape)] = bench.time(shape)

@@ -84,7 +84,7 @@ def medians(
     for kept in range(-1, rounds):
         for name in order.sample(list(calls), len(calls)):
             calls[name]()
-            block = _block(calls[name], SHORT_BLOCK_S)
+            block = _block(calls[name], SHORT_BLOCK_S, 1)
             if kept >= 0:
                 both = (statistics.median(block.wall_ns), statistics.median(block.cpu_ns))
                 found[name].append((round(both[0]), round(both[1])))
@@ -119,12 +119,12 @@ def _count(kept: list[Timed]) -> int:
     return sum(len(block.wall_ns) for block in kept)
 
 
-def _block(call: Call, seconds: float) -> Timed:
-    """Consecutive calls for `seconds`, at least LEAST_CALLS of them."""
+def _block(call: Call, seconds: float, least: int = LEAST_CALLS) -> Timed:
+    """Consecutive calls for `seconds`, at least `least` of them."""
     wall: list[int] = []
     cpu: list[int] = []
     end = time.perf_counter() + seconds
-    while time.perf_counter() < end or len(wall) < LEAST_CALLS:
+    while time.perf_counter() < end or len(wall) < least:
         cpu_start, wall_start = time.process_time_ns(), time.perf_counter_ns()
         call()
         wall_end, cpu_end = time.perf_counter_ns(), time.process_time_ns()

@@ -35,6 +35,7 @@ class Convolution(LinearMap):
             inputs=layer.in_channels,
             outputs=layer.out_channels,
             positions=tuple(inputs.shape[2:]),
+            repeats=len(inputs),
             groups=layer.groups,
             kernel=tuple(layer.kernel_size),
             stride=tuple(layer.stride),

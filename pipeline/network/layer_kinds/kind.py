@@ -200,7 +200,7 @@ class FilterBank(LayerKind):
 
     @abstractmethod
     def shape(self, inputs: Tensor) -> LayerShape:
-        """What the layer is to a runtime on inputs of this size."""
+        """What the layer is to a runtime on inputs of this size, which are of one sample."""
 
     def filters(self, values: Tensor) -> Tensor:
         """The weight, or anything of its shape, as [outputs, inputs / groups * kernel]."""

@@ -28,6 +28,7 @@ class Linear(LinearMap):
             inputs=self.layer.in_features,
             outputs=self.layer.out_features,
             positions=tuple(inputs.shape[1:-1]),
+            repeats=len(inputs),
         )
 
     def input_rows(

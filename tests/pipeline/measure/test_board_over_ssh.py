@@ -28,19 +28,14 @@ from boards import (
     sshd,
     wire,
 )
-from checkpoints import checkpoint
 from onnx_graphs import Floats, linear
 from user_project import Project
 
 from exporters.board_program import board_program
-from exporters.exporter import resolved_device
 from exporters.worker import EngineFile, Job, LatencyJob, StartJob
 from pipeline.cli import Stopped
 from pipeline.measure.places import ThisMachine, place_of
-from pipeline.stages.build import Build
-from pipeline.stages.measured_target import MeasuredTarget
-from pipeline.stages.time_layers import TimeLayers
-from profiles.device import EngineOptions, Ssh, load_device
+from profiles.device import EngineOptions, Ssh
 from profiles.errors import ConfigError, DeviceError, IntegrityError, MissingExtra
 from profiles.measurement import LatencyRun, StartRun
 
@@ -113,26 +108,6 @@ def test_a_board_answers_as_this_machine_does(board: Board, engine: EngineFile) 
     assert set(layers) == set(ThisMachine().layers_ms(engine, 1))
     for mine, theirs in zip(ThisMachine().outputs(engine, given), outputs, strict=True):
         np.testing.assert_array_equal(mine, theirs)
-
-
-def test_layers_are_timed_there_and_none_of_their_engines_stays(
-    board: Board, tmp_path: Path
-) -> None:
-    host = resolved_device(load_device("host", tmp_path))
-    with place_of(board.ssh) as place:
-        there = place.host()
-    target = MeasuredTarget(device=host, build=Build(engine="ort"), host=there, ssh=board.ssh)
-    alone = target.for_layers()
-    assert alone is not None
-    before = {path.name for path in board.files.iterdir()}
-    stage, out = TimeLayers(target=alone), tmp_path / "out"
-    out.mkdir()
-    stage.run(checkpoint(), out, tmp_path / "scratch")
-    times = stage.load(checkpoint(), out, "key").times()
-    assert set(times.layers) == {"conv1", "conv2", "fc"}
-    assert {path.name for path in board.files.iterdir()} == before
-    here = TimeLayers(target=MeasuredTarget(device=host, build=Build(engine="ort"), host=there))
-    assert here.key(checkpoint()) != stage.key(checkpoint())
 
 
 def test_only_the_program_and_the_engines_stay_there_under_their_hashes(

@@ -1,7 +1,9 @@
 """Layers alone, timed by real sessions of ONNX Runtime on this machine."""
 
 import json
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from exporters.arrays import FloatArray
 from exporters.graph.layer_model import copies_of
 from exporters.graph.layer_shape import LayerShape
 from exporters.worker import EngineFile, Job
-from pipeline.measure.layer_bench import MANY_WEIGHTS, MOST_WEIGHTS, LayerBench, together
+from pipeline.measure.layer_bench import MANY_WEIGHTS, MOST_VALUES, LayerBench, together
 from pipeline.measure.places import Place, ThisMachine
 from profiles.device import EngineOptions
 from profiles.errors import DeviceError, StageError
@@ -30,7 +32,7 @@ DEPTHWISE = CONVOLUTION.model_copy(update={"inputs": 32, "groups": 32})
 
 
 def bench(place: Place) -> LayerBench:
-    return LayerBench(place, "ort", EngineOptions(), 1, "cpu")
+    return LayerBench(place, "ort", EngineOptions(), 1, "cpu", Path(tempfile.gettempdir()))
 
 
 class Answering:
@@ -64,7 +66,10 @@ class Answering:
 
 
 def test_a_layer_with_fewer_channels_takes_less_time_on_either_side() -> None:
-    found = bench(ThisMachine()).time(CONVOLUTION)
+    try:
+        found = bench(ThisMachine()).time(CONVOLUTION)
+    except StageError as error:
+        pytest.skip(f"another process has the machine: {error}")
     assert found.ms > 0
     assert found.inputs is not None
     for curve, channels in ((found.outputs, 32), (found.inputs, 16)):
@@ -94,10 +99,11 @@ def test_noise_is_answered_by_more_rounds_and_then_told() -> None:
 @pytest.mark.parametrize(("inputs", "outputs"), [(9216, 4096), (1024, 1000), (64, 10)])
 def test_engines_that_are_loaded_together_have_room(inputs: int, outputs: int) -> None:
     shape = LayerShape(kind="linear", inputs=inputs, outputs=outputs, positions=())
-    parts = together(shape)
+    parts = together(shape, 1)
     for part in parts:
-        weights = sum(one.weights() for one in (shape, *part)) * copies_of(shape)
-        assert weights <= MOST_WEIGHTS or len(part) == 1
+        copies = copies_of(shape)
+        held = sum(copies * one.weights() + one.values(copies) for one in (shape, *part))
+        assert held <= MOST_VALUES or len(part) == 1
     widths = [(one.inputs, one.outputs) for part in parts for one in part]
     assert len(set(widths)) == len(widths)
     assert (inputs, outputs) not in widths

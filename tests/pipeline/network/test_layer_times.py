@@ -67,7 +67,7 @@ def test_between_two_widths_time_is_straight() -> None:
 @pytest.mark.parametrize(
     ("channels", "groups", "widths"),
     [
-        (3, 1, (3,)),
+        (3, 1, (1, 2, 3)),
         (10, 1, (4, 8, 10)),
         (16, 1, (4, 8, 12, 16)),
         (20, 2, (8, 16, 20)),
@@ -99,3 +99,26 @@ def test_shapes_are_found_each_time_that_a_layer_runs() -> None:
     assert {name: [one.positions for one in runs] for name, runs in shapes.items()} == {
         "conv": [(8, 8), (4, 4)]
     }
+
+
+def test_what_runs_along_the_first_axis_is_counted() -> None:
+    """Tokens first, [tokens, samples, channels], and windows folded into the samples."""
+
+    class TokensFirst(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.up = nn.Linear(3, 5)
+            self.conv = nn.Conv2d(3, 2, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            windows = x.reshape(4, 3, 4, 4)
+            tokens: torch.Tensor = self.up(x.flatten(2).permute(2, 0, 1))
+            pixels: torch.Tensor = self.conv(windows)
+            return tokens.mean(0) + pixels.mean()
+
+    network = TokensFirst().eval()
+    shapes = layer_shapes(network, EXAMPLE)
+    assert (shapes["up"][0].repeats, shapes["up"][0].positions) == (64, (1,))
+    assert (shapes["conv"][0].repeats, shapes["conv"][0].positions) == (4, (4, 4))
+    counted = macs_model(network, EXAMPLE).total((), {})
+    assert sum(one.macs() for runs in shapes.values() for one in runs) == counted

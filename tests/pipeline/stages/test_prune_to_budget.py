@@ -156,6 +156,17 @@ def test_where_times_of_layers_are_known_only_widths_at_which_they_fall_are_buil
     assert stage(timed).key(SOURCE) != stage(target(parameters=12_000)).key(SOURCE)
 
 
+def test_that_no_width_saves_time_is_told(tmp_path: Path) -> None:
+    flat = Curve(channels=(4,), parts=(1,))
+    layers: dict[str, tuple[LayerTime, ...]] = {
+        "fc": (LayerTime(ms=1, outputs=flat, inputs=None),),
+    }
+    (tmp_path / "layers.json").write_text(NetworkTimes(layers=layers).model_dump_json())
+    timed = target(parameters=12_000).with_layers(TimedLayers("times", tmp_path))
+    with pytest.raises(StageError, match="no width that prune allows takes less time"):
+        pruned(stage(timed), tmp_path / "out")
+
+
 def test_all_ways_are_tried_once_and_the_nearest_is_gone_to_the_end(tmp_path: Path) -> None:
     auto = PRUNE.model_copy(update={"criterion": "auto", "allocator": "auto"})
     report = pruned(stage(target(parameters=12_000), prune=auto), tmp_path / "out")

