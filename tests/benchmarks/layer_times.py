@@ -1,10 +1,10 @@
 """Whether times of layers alone foretell the time of a whole network that is pruned.
 
 MobileNetV2 and ResNet-56 with trained weights, ResNet-18 and ResNet-50 with random ones, ONNX
-Runtime and OpenVINO on one thread, fp32. Every layer is timed at many widths (stage TimeLayers);
-then the dense network, one that keeps half of each group, and networks of random widths are built
-whole and timed together, in random order, in one process. Rows: network, engine, plan, macs_ratio,
-predicted, fitted, measured, error, fitted_error.
+Runtime and OpenVINO on one thread, fp32 and int8. Every layer is timed at many widths (stage
+TimeLayers); then the dense network, one that keeps half of each group, and networks of random
+widths are built whole and timed together, in random order, in one process. Rows: network, engine,
+precision, plan, macs_ratio, predicted, fitted, measured, error, fitted_error.
 
 - measured: the CPU time of the network over the dense one's
 - predicted: the same by its layers alone, and what the dense network takes beyond them
@@ -17,6 +17,7 @@ predicted, fitted, measured, error, fitted_error.
 `--full`: 20 random networks each in place of 6, and all networks. Run it on an idle machine.
 """
 
+import logging
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -49,15 +50,18 @@ from pipeline.stages.time_layers import TimeLayers
 from pipeline.store.artifacts import Checkpoint
 from pipeline.task import Task
 from profiles.device import DeviceProfile, load_device
+from profiles.errors import StageError
 from profiles.host import this_host
 
 NETWORKS = ("mobilenet_v2", "resnet56", "resnet18", "resnet50")
 RANDOM = ("resnet18", "resnet50")
 """Networks without trained weights, at 224."""
-ENGINES = ("ort", "openvino")
+ENGINES = (("ort", "fp32"), ("ort", "int8"), ("openvino", "fp32"))
 PLANS, MORE_PLANS = 6, 20
 ROUNDS = 40
 MULTIPLES = (4, 8, 16)
+
+log = logging.getLogger("slimgate.benchmark")
 
 
 class Noise:
@@ -143,7 +147,7 @@ def rows(case: Case, count: int) -> Iterator[Row]:
     }
     job = CompareJob(engines=engines, batch=1, rounds=ROUNDS, seed=0)
     measured_ns = {
-        name: median(times) for name, times in compared(ThisMachine(), job, "cpu").items()
+        name: median(rounds) for name, rounds in compared(ThisMachine(), job, "cpu").items()
     }
     costs = model.over(case.prunable.groups)
     dense_ms = measured_ns["dense"] / 1e6
@@ -152,7 +156,12 @@ def rows(case: Case, count: int) -> Iterator[Row]:
     measured = {name: ns / measured_ns["dense"] for name, ns in measured_ns.items()}
     slope = (1 - measured["half"]) / (1 - predicted["half"])
     errors: list[tuple[float, float]] = []
-    head = {"network": case.name, "engine": case.device.engine, "peer": None}
+    head: Row = {
+        "network": case.name,
+        "engine": case.device.engine,
+        "precision": case.device.precision,
+        "peer": None,
+    }
     nothing = ("macs_ratio", "predicted", "fitted", "measured", "error", "fitted_error", "seconds")
     for name, cost in found.items():
         fitted = 1 - slope * (1 - predicted[name])
@@ -180,7 +189,7 @@ def rows(case: Case, count: int) -> Iterator[Row]:
     yield {**head, "plan": "table", **dict.fromkeys(nothing), "seconds": seconds}
 
 
-def case(name: str, engine: str, data: Path, folder: Path) -> Case:
+def case(name: str, device: DeviceProfile, data: Path, folder: Path) -> Case:
     """A network with its groups, from the folder of data or of random weights."""
     if name in RANDOM:
         network: nn.Module = torchvision.models.get_model(name, weights=None).eval()
@@ -189,17 +198,21 @@ def case(name: str, engine: str, data: Path, folder: Path) -> Case:
     else:
         real = load(name, data, 2)
         network, task, example = real.network.eval(), real.task, real.example
-    device = load_device("host", data).model_copy(update={"engine": engine})
     return Case(name, task, find_prunable(network, example), device, folder)
 
 
 def all_rows(data: Path, full: bool) -> Iterator[Row]:
     """Network by network."""
-    for engine in ENGINES:
+    host = load_device("host", data)
+    for engine, precision in ENGINES:
+        device = host.model_copy(update={"engine": engine, "precision": precision})
         for name in NETWORKS if full else NETWORKS[:2]:
             with TemporaryDirectory() as folder:
-                one = case(name, engine, data, Path(folder))
-                yield from rows(one, MORE_PLANS if full else PLANS)
+                one = case(name, device, data, Path(folder))
+                try:
+                    yield from rows(one, MORE_PLANS if full else PLANS)
+                except StageError as error:  # the machine is too noisy
+                    log.info("%s, %s %s: %s", name, engine, precision, error)
 
 
 def main() -> None:
