@@ -67,9 +67,10 @@ def _shown(value: float) -> str:
 
 
 class _Measured(Spec):
-    """What lies in the file that a killed search goes on from: shares by the plan's digest."""
+    """What lies in the file that a killed search goes on from: shares by the plan's digest, of
+    every target's budget in turn."""
 
-    shares: dict[str, Share]
+    shares: dict[str, tuple[Share, ...]]
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,8 @@ class PruneToBudget(Stage[Checkpoint, Pruned]):
             bench = _Bench(self, source, Path(folder), SealedFile(scratch / "measured"))
             if noted := bench.noted():
                 log.info("  resuming after %d networks", len(noted))
-            dense = bench.share(DENSE, source)
+            shares = bench.shares(DENSE, source)
+            dense = _largest(shares)
             log.info("  the dense network takes %.3f of the budget (%s)", dense.value, dense)
             subject = self.prune.subject(source)
             if dense.value <= 1:
@@ -117,8 +119,9 @@ class PruneToBudget(Stage[Checkpoint, Pruned]):
                 whole = replace(self.prune.whole(subject), remarks=(remark,))
                 log_report(self.prune.write(subject, whole, (), out))
                 return
-            times = [times for one in self.targets if (times := one.layer_times())]
-            subject = subject.timed(times)
+            # A device that is fast enough already does not say what goes.
+            over = [one for one, share in zip(self.targets, shares, strict=True) if share.value > 1]
+            subject = subject.timed([times for one in over if (times := one.layer_times())])
             notes = TrialsFile(scratch / "trials", source.check_unchanged).notes()
             tried, trials = self._search(subject, bench, dense, notes)
             best = best_of([one.point for one in tried])
@@ -150,7 +153,7 @@ class PruneToBudget(Stage[Checkpoint, Pruned]):
             if any(one.point.ratio == kept for one in tried):
                 break  # no width lies between those that were tried
             name = value_digest(choice.plan.model_dump(mode="json"))
-            share = bench.share(name, bench.candidate(name, way, subject, choice))
+            share = _largest(bench.shares(name, bench.candidate(name, way, subject, choice)))
             macs = subject.prunable.macs_at(choice.counts()) / subject.dense.macs
             log.info("  %.3f of the MACs takes %.3f of the budget (%s)", macs, share.value, share)
             tried.append(Tried(choice, macs, Point(kept, share.value), share))
@@ -173,21 +176,22 @@ class _Bench:
         way.write(subject, choice, (), folder)
         return way.load(self.source, folder, name)
 
-    def share(self, name: str, network: Checkpoint) -> Share:
-        """The largest share of a budget that the network takes, as it was noted or measured now.
+    def shares(self, name: str, network: Checkpoint) -> tuple[Share, ...]:
+        """The share of each target's budget that the network takes, as noted or measured now.
 
         Raises StageError where the machine is too noisy to tell, or cannot be measured.
         """
         known = self.noted()
         if name not in known:
             numbered = enumerate(self.stage.targets)
-            shares = [self._share_on(target, f"{n}", name, network) for n, target in numbered]
-            known[name] = max(shares, key=lambda share: share.value)
+            known[name] = tuple(
+                self._share_on(target, f"{n}", name, network) for n, target in numbered
+            )
             self.source.check_unchanged()
             self.notes.write(_Measured(shares=known).model_dump_json().encode())
         return known[name]
 
-    def noted(self) -> dict[str, Share]:
+    def noted(self) -> dict[str, tuple[Share, ...]]:
         """What has been measured, by the names of networks."""
         raw = self.notes.read("all is measured again")
         try:
@@ -249,7 +253,11 @@ def largest_share(measured: Measurement, target: BudgetedTarget) -> Share:
         found.append(Share(value=value, target=target.name, limit=name, bound=bound, most=most))
     if not found:
         raise StageError(f"{target.name}: nothing of its budget could be measured")
-    return max(found, key=lambda share: share.value)
+    return _largest(found)
+
+
+def _largest(shares: Sequence[Share]) -> Share:
+    return max(shares, key=lambda share: share.value)
 
 
 def _reserve(measured: float, bound: float) -> float:

@@ -167,6 +167,25 @@ def test_that_no_width_saves_time_is_told(tmp_path: Path) -> None:
         pruned(stage(timed), tmp_path / "out")
 
 
+def test_a_device_that_is_fast_enough_does_not_hold_the_others_back(tmp_path: Path) -> None:
+    flat = Curve(channels=(4,), parts=(1,))
+    narrow = Curve(channels=tuple(range(4, 49, 4)), parts=tuple(n / 12 for n in range(1, 13)))
+    gains: dict[str, tuple[LayerTime, ...]] = {
+        "conv1": (LayerTime(ms=1, outputs=narrow, inputs=Curve(channels=(3,), parts=(1,))),),
+        "conv2": (LayerTime(ms=9, outputs=narrow, inputs=narrow),),
+    }
+    nothing: dict[str, tuple[LayerTime, ...]] = {
+        "fc": (LayerTime(ms=1, outputs=flat, inputs=None),),
+    }
+    for name, layers in (("gains", gains), ("nothing", nothing)):
+        text = NetworkTimes(layers=layers).model_dump_json()
+        (folder(tmp_path / name) / "layers.json").write_text(text)
+    tight = target("tight", parameters=12_000).with_layers(TimedLayers("1", tmp_path / "gains"))
+    loose = target("loose", parameters=30_000).with_layers(TimedLayers("2", tmp_path / "nothing"))
+    report = pruned(stage(tight, loose), tmp_path / "out")
+    assert report.built[-1].largest.startswith("tight: Parameters, at most 12000")
+
+
 def test_all_ways_are_tried_once_and_the_nearest_is_gone_to_the_end(tmp_path: Path) -> None:
     auto = PRUNE.model_copy(update={"criterion": "auto", "allocator": "auto"})
     report = pruned(stage(target(parameters=12_000), prune=auto), tmp_path / "out")
