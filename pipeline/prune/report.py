@@ -33,6 +33,7 @@ def prune_report(
         groups=groups,
         refused=dict(prunable.refused),
         trials=trials,
+        widths_by_time=bool(choice.selection.widths.staircases),
         remarks=choice.remarks,
     )
 

@@ -84,7 +84,7 @@ def page(content: ReportContent) -> str:
         exported=exported,
         export_steps=_export_steps(found, exported),
         multiple=multiple,
-        steps=step_rows(exported, multiple),
+        steps=step_rows(content, multiple),
         stages=content.stages,
     )
     return printable(made)

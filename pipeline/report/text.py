@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from exporters.graph.cost import LayerCost
 from pipeline.release.bundle import Judged, Release
 from pipeline.report.content import ReportContent
-from pipeline.store.reports import CheckReport, ExportReport, PruneReport, RepairReport
+from pipeline.store.reports import CheckReport, PruneReport, RepairReport
 from profiles.figures import FIGURES
 from profiles.gate import Check
 from profiles.limits import limit_of
@@ -104,7 +104,7 @@ def markdown(content: ReportContent) -> str:
         f"{exported.nodes} after simplifying; largest relative difference to torch "
         f"{exported.export_error:.1e}, by simplifying {exported.simplify_error:.1e}."
         + "".join(f"\n\nRefused: {_cell(reason)}." for reason in exported.refused),
-        *_steps(exported, max(multiples)),
+        *_steps(content, max(multiples)),
         "## Stages\n\n"
         + _table(
             ("stage", "key", "cached", "seconds"),
@@ -222,8 +222,14 @@ def slowest_rows(layers_ms: Mapping[str, float]) -> list[tuple[str, str, str]]:
     return [(name, f"{ms:.4g}", f"{ms / whole:.1%}") for name, ms in slowest if whole]
 
 
-def step_rows(exported: ExportReport, multiple: int) -> list[tuple[str, str, str, str]]:
-    """Of those layers: name, channels, those it takes as long as, part of the MACs."""
+def step_rows(content: ReportContent, multiple: int) -> list[tuple[str, str, str, str]]:
+    """Of those layers: name, channels, those it takes as long as, part of the MACs.
+
+    None where widths were chosen by times, which know better.
+    """
+    exported = content.exported
+    if content.release.pruned.widths_by_time:
+        return []
     return [
         (
             layer.name,
@@ -235,9 +241,9 @@ def step_rows(exported: ExportReport, multiple: int) -> list[tuple[str, str, str
     ]
 
 
-def _steps(exported: ExportReport, multiple: int) -> list[str]:
+def _steps(content: ReportContent, multiple: int) -> list[str]:
     """What those layers are, and what they cost."""
-    rows = step_rows(exported, multiple)
+    rows = step_rows(content, multiple)
     if not rows:
         return []
     return [

@@ -54,6 +54,8 @@ class PruneReport(Spec):
     """What the criterion and the allocator were chosen from."""
     built: tuple[BuiltNetwork, ...] = ()
     """The dense network and those that were pruned to a budget of times, in their order."""
+    widths_by_time: bool = False
+    """Whether widths are those at which measured times of layers fall, and not multiples."""
     remarks: tuple[str, ...]
 
 

@@ -30,3 +30,12 @@ def test_without_a_budget_to_meet_there_is_no_such_table() -> None:
     content = ReportContent(releases.release(), None, None, releases.EXPORTED, ())
     for text in (markdown(content), page(content)):
         assert "Built and measured" not in text
+
+
+def test_widths_that_times_chose_are_not_said_to_be_just_above_a_step() -> None:
+    found = releases.release()
+    by_time = found.pruned.model_copy(update={"widths_by_time": True})
+    for pruned, told in ((found.pruned, True), (by_time, False)):
+        content = ReportContent(Release(pruned, found.targets), None, None, releases.EXPORTED, ())
+        for text in (markdown(content), page(content)):
+            assert ("Widths just above a step" in text) == told

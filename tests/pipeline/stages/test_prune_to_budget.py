@@ -152,6 +152,7 @@ def test_where_times_of_layers_are_known_only_widths_at_which_they_fall_are_buil
     report = pruned(stage(timed), tmp_path / "out")
     kept = {name: group.kept for name, group in report.groups.items()}
     assert sorted(kept.values()) == [32, 32]
+    assert report.widths_by_time
     assert len(report.built) - 1 <= MOST_BUILDS
     assert stage(timed).key(SOURCE) != stage(target(parameters=12_000)).key(SOURCE)
 
