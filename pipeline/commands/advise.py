@@ -98,7 +98,7 @@ class Advice:
         if self.int8_ratio is not None and self.int8_ratio < half.time_ratio:
             return (
                 f"int8 first: it takes {self.int8_ratio:.2f} of the time and keeps all channels; "
-                f"pruning comes to {gain}, and both can be had together"
+                f"pruning comes to {gain}"
             )
         return f"worth it: {gain}, down to {smallest.time_ratio:.2f} of the time at the smallest"
 

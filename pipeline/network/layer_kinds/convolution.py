@@ -13,6 +13,25 @@ CHUNK_SAMPLES = 64
 """Samples whose rows are taken at a time."""
 
 
+def convolution_shape(
+    layer: nn.modules.conv._ConvNd, inputs: Tensor, padding: tuple[int, ...]
+) -> LayerShape:
+    """What a convolution, transposed or not, is to a runtime; `padding` as ONNX has it."""
+    return LayerShape(
+        kind="transposed" if layer.transposed else "convolution",
+        inputs=layer.in_channels,
+        outputs=layer.out_channels,
+        positions=tuple(inputs.shape[2:]),
+        repeats=len(inputs),
+        groups=layer.groups,
+        kernel=layer.kernel_size,
+        stride=layer.stride,
+        dilation=layer.dilation,
+        padding=padding,
+        output_padding=layer.output_padding if layer.transposed else (),
+    )
+
+
 @dataclass(frozen=True)
 class Convolution(LinearMap):
     """The weight is [outputs, inputs / groups, *kernel]; columns are in the order kernel, input."""
@@ -29,19 +48,9 @@ class Convolution(LinearMap):
         return Padding(tuple(self.layer._reversed_padding_repeated_twice), mode)
 
     def shape(self, inputs: Tensor) -> LayerShape:
-        layer, widths = self.layer, self.padding.widths
-        return LayerShape(
-            kind="convolution",
-            inputs=layer.in_channels,
-            outputs=layer.out_channels,
-            positions=tuple(inputs.shape[2:]),
-            repeats=len(inputs),
-            groups=layer.groups,
-            kernel=tuple(layer.kernel_size),
-            stride=tuple(layer.stride),
-            dilation=tuple(layer.dilation),
-            padding=(*widths[-2::-2], *widths[::-2]),
-        )
+        widths = self.padding.widths
+        padding = (*widths[-2::-2], *widths[::-2])
+        return convolution_shape(self.layer, inputs, padding)
 
     def input_rows(
         self,

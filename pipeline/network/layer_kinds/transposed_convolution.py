@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from exporters.graph.layer_shape import LayerShape
+from pipeline.network.layer_kinds.convolution import convolution_shape
 from pipeline.network.layer_kinds.kind import FilterBank
 
 
@@ -19,20 +20,8 @@ class TransposedConvolution(FilterBank):
     layer: nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
 
     def shape(self, inputs: Tensor) -> LayerShape:
-        layer = self.layer
-        return LayerShape(
-            kind="transposed",
-            inputs=layer.in_channels,
-            outputs=layer.out_channels,
-            positions=tuple(inputs.shape[2:]),
-            repeats=len(inputs),
-            groups=layer.groups,
-            kernel=tuple(layer.kernel_size),
-            stride=tuple(layer.stride),
-            dilation=tuple(layer.dilation),
-            padding=tuple(map(int, layer.padding)) * 2,
-            output_padding=tuple(layer.output_padding),
-        )
+        padding = tuple(map(int, self.layer.padding)) * 2
+        return convolution_shape(self.layer, inputs, padding)
 
     def filters(self, values: Tensor) -> Tensor:
         inputs, per_group = values.shape[:2]
